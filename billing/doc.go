@@ -1,0 +1,2 @@
+// Package billing turns usage into what a provider bills, exactly once.
+package billing

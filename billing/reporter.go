@@ -1,0 +1,123 @@
+package billing
+
+import (
+	"context"
+	"time"
+
+	"github.com/mcpsaas/mcpsaas/tenancy/tenant"
+)
+
+// Mode is how a target takes usage.
+type Mode string
+
+// The modes of a target.
+const (
+	ModeMeter       Mode = "meter"        // events with an identifier, aggregated by the provider
+	ModeUsageRecord Mode = "usage_record" // a quantity set at a timestamp of a subscription item (legacy)
+)
+
+// Target is the place at a provider that one tenant's usage goes to.
+type Target struct {
+	Tenant   tenant.ID
+	Provider string // "stripe", "openmeter", ...
+	Mode     Mode
+	Customer string // the provider's customer id
+	Meter    string // the meter's event name (ModeMeter)
+	MeterID  string // the meter's id, to read totals back (ModeMeter)
+	Item     string // the subscription item's id (ModeUsageRecord; informative otherwise)
+}
+
+// Delivery is one sealed batch of usage on its way to its target. Quantity,
+// Slot and period never change once it is sealed.
+type Delivery struct {
+	ID       string // UUID of the batch: the identifier of a meter event
+	Target   Target
+	Quantity int64
+
+	// Slot is the batch's own timestamp: no other batch of the target has it.
+	Slot                   time.Time
+	PeriodStart, PeriodEnd time.Time
+
+	// IdempotencyKey smooths the retries of one epoch; ID and Slot carry the
+	// meaning.
+	IdempotencyKey string
+
+	// FirstSent and LastSent are zero before the first attempt.
+	FirstSent, LastSent time.Time
+
+	// PeriodConfirmed is the sum of this target's confirmed batches of the
+	// same period, without this one: what a total that the provider reports
+	// is compared with.
+	PeriodConfirmed int64
+}
+
+// Result says what a provider did with a delivery.
+type Result int
+
+// The results of a report. The zero value is Unknown: whatever isn't proved
+// is unknown.
+const (
+	Unknown         Result = iota // may or may not have been applied
+	Accepted                      // applied now
+	AlreadyAccepted               // was applied by an earlier attempt
+	NotApplied                    // surely not applied; try again after RetryAfter
+	Rejected                      // surely not applied, and will never be
+	Unauthorized                  // the credential is refused: nothing can be sent at all
+)
+
+// Receipt is a provider's answer to a report.
+type Receipt struct {
+	Result     Result
+	RetryAfter time.Duration // with NotApplied and Unknown: the least wait, zero for the worker's own backoff
+	RequestID  string        // the provider's, for support
+	Reason     string        // why not, for an operator; never a secret
+
+	// NewEpoch asks for another idempotency key at the next attempt: the
+	// provider saved a failure under this one and would replay it.
+	NewEpoch bool
+}
+
+// Presence is what a provider's totals say of a delivery.
+type Presence int
+
+// The presences of a delivery.
+const (
+	Ambiguous   Presence = iota // the totals fit neither
+	Present                     // applied
+	Absent                      // not applied
+	Unsupported                 // the provider can't tell
+)
+
+// Caps are the rules of a provider for one target.
+type Caps struct {
+	// Overwrite is set when a repeated delivery replaces the first whatever
+	// time has passed, so that it can be sent again while its period is open.
+	Overwrite bool
+	// DedupeWindow is how long a repeated delivery is recognised. After it
+	// the worker verifies before it sends again.
+	DedupeWindow time.Duration
+	// VerifyLag is how long after a send the totals may not yet show it.
+	VerifyLag time.Duration
+	// SlotGranularity is the resolution of Slot, in which each batch needs one
+	// of its own.
+	SlotGranularity time.Duration
+	MaxAge          time.Duration // oldest Slot that is taken; zero: the period's start
+	MaxFuture       time.Duration // how far ahead of now a Slot may lie
+	LateGrace       time.Duration // how long after the period's end its usage is still taken
+	MaxPerSecond    float64       // requests a second, over all targets
+	MaxQuantity     int64         // largest quantity of one delivery; zero: no limit
+}
+
+// Reporter sends usage to a provider. Implementations are safe for concurrent
+// use; the worker never has two deliveries of one target under way at once.
+// They don't retry: the worker's tables do.
+type Reporter interface {
+	// Report sends d. It returns an error only for what is no answer about d
+	// (a cancelled context, a target of another provider); the receipt's
+	// Result is then Unknown.
+	Report(ctx context.Context, d Delivery) (Receipt, error)
+	// Verify reads the provider's totals back and says whether d is in them.
+	Verify(ctx context.Context, d Delivery) (Presence, error)
+	// Caps returns the rules for t, without any I/O.
+	Caps(t Target) Caps
+}

@@ -1,0 +1,74 @@
+// Package usage is the record of one tool call that a bill can be made of.
+//
+// An [Event] says who called what, when, how it ended and how many units it
+// was charged. A [Sink] makes events durable: once Record has returned nil,
+// the event survives a kill -9 of the process. A [Store] is where they end up.
+// Both are idempotent by [Event.ID]; whoever is unsure whether an event
+// arrived sends it again.
+//
+// The package imports the standard library and package tenant alone.
+package usage
+
+import (
+	"context"
+	"time"
+
+	"github.com/mcpsaas/mcpsaas/tenancy/tenant"
+)
+
+// Outcome is how a call ended.
+type Outcome string
+
+// The outcomes of a call.
+const (
+	OK       Outcome = "ok"       // the tool did its work
+	Error    Outcome = "error"    // the tool, or the protocol, answered with an error
+	Denied   Outcome = "denied"   // a limit refused the call; the tool did not run
+	Panicked Outcome = "panicked" // the tool panicked
+	Canceled Outcome = "canceled" // the caller went away or time ran out
+	Input    Outcome = "input"    // an interim round: the tool asked for more input
+	Probe    Outcome = "probe"    // a canary or health call of the platform itself
+)
+
+// Event is one tool call. It is a plain value; its JSON form is stable.
+type Event struct {
+	// ID is a UUID, made once per charged call: two events with the same ID
+	// are the same event, stored once.
+	ID     string      `json:"id"`
+	Tenant tenant.ID   `json:"tenant"`
+	Plan   tenant.Plan `json:"plan"`
+	Tool   string      `json:"tool"`
+
+	// Units is what the call was charged, in the units of the plan's limits,
+	// and so what is billed: 0 for a call that was refused, failed without a
+	// charge, or is not billable. Never negative.
+	Units int64 `json:"units"`
+
+	Outcome Outcome `json:"outcome"`
+
+	// Time is when the call was admitted, by the limiter's clock, in UTC. It
+	// decides the billing period.
+	Time     time.Time     `json:"time"`
+	Duration time.Duration `json:"duration"`
+
+	// Unmetered is set when the call was let through without the limiter,
+	// which was away; its units are not in the limiter's counters.
+	Unmetered bool `json:"unmetered,omitempty"`
+
+	// RequestID is the caller's JSON-RPC id or idempotency key, for support.
+	RequestID string `json:"request_id,omitempty"`
+}
+
+// Sink takes events and makes them durable. Record returns nil once the event
+// survives a crash of the process, and an error when the event may be lost. It
+// is idempotent by Event.ID and safe for concurrent use.
+type Sink interface {
+	Record(ctx context.Context, e Event) error
+}
+
+// Store is the final home of events, usually a database. Append stores the
+// events whose ID it has not got yet, all or none of them, and returns how
+// many were new.
+type Store interface {
+	Append(ctx context.Context, events []Event) (added int, err error)
+}
