@@ -11,6 +11,12 @@ import (
 // context.
 var ErrNone = errors.New("tenant: no tenant in context")
 
+// ErrUnauthenticated is matched by the errors with which a credential is
+// refused: malformed, unknown, expired or revoked. Whoever presents such a
+// credential learns nothing more. An authenticator's error that doesn't match
+// it means that the credential could not be judged.
+var ErrUnauthenticated = errors.New("tenant: invalid credential")
+
 // Plan names what a tenant has bought. The set of plans is the application's
 // own; these four are the defaults of this module.
 type Plan string
