@@ -1,0 +1,160 @@
+//go:build linux || darwin
+
+package devstack
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"net"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// Redis is a Redis server of the caller's own, with the switches that an
+// outage test needs. Its methods must not be called concurrently.
+type Redis struct {
+	w       *workspace
+	owned   bool // the workspace is ours alone
+	program string
+	dir     string
+	durable bool
+	port    int
+	p       *process
+}
+
+// StartRedis starts a real server in a directory of its own. With durable it
+// writes every command to disk before it answers, so that what it said it had
+// survives [Redis.Stop] and its own death.
+func StartRedis(ctx context.Context, durable bool) (*Redis, error) {
+	w, err := openWorkspace("")
+	if err != nil {
+		return nil, err
+	}
+	r, err := startRedis(ctx, w, durable)
+	if err != nil {
+		w.release()
+		return nil, err
+	}
+	r.owned = true
+	return r, nil
+}
+
+func startRedis(ctx context.Context, w *workspace, durable bool) (*Redis, error) {
+	program, err := findRedis()
+	if err != nil {
+		return nil, err
+	}
+	r := &Redis{w: w, program: program, durable: durable}
+	if r.dir, err = w.serverDir("redis"); err != nil {
+		return nil, fmt.Errorf("devstack: Redis: make directory: %w", err)
+	}
+	// A port that was free a moment ago may be taken when the server binds it.
+	for range 5 {
+		if r.port, err = freePort(); err != nil {
+			return nil, fmt.Errorf("devstack: Redis: %w", err)
+		}
+		if err = r.Start(ctx); err == nil {
+			return r, nil
+		}
+	}
+	return nil, err
+}
+
+// Addr returns host and port; they stay the same over Stop and Start.
+func (r *Redis) Addr() string { return net.JoinHostPort("127.0.0.1", strconv.Itoa(r.port)) }
+
+// URL returns the address as go-redis' ParseURL takes it.
+func (r *Redis) URL() string { return r.DatabaseURL(0) }
+
+// redisDatabases is how many numbered databases a server has.
+const redisDatabases = 1024
+
+// DatabaseURL returns the URL of database n, from 0 to 1023.
+func (r *Redis) DatabaseURL(n int) string { return "redis://" + r.Addr() + "/" + strconv.Itoa(n) }
+
+// Start starts the server again after [Redis.Stop] or [Redis.Kill], on the
+// same port, and waits until it answers.
+func (r *Redis) Start(ctx context.Context) error {
+	args := []string{
+		"--bind", "127.0.0.1", "--port", strconv.Itoa(r.port), "--dir", r.dir,
+		"--save", "", "--daemonize", "no", "--databases", strconv.Itoa(redisDatabases),
+	}
+	if r.durable {
+		args = append(args, "--appendonly", "yes", "--appendfsync", "always")
+	}
+	log := filepath.Join(r.w.dir, "redis.log")
+	var err error
+	if r.p, err = startProcess(r.program, args, r.dir, log, syscall.SIGTERM); err != nil {
+		return fmt.Errorf("devstack: start Redis: %w", err)
+	}
+	if err := r.w.writePID("redis", r.p, signalNames[syscall.SIGTERM]); err != nil {
+		r.Stop()
+		return fmt.Errorf("devstack: Redis: %w", err)
+	}
+	ctx, cancel := context.WithTimeout(ctx, startBound)
+	defer cancel()
+	if err := poll(ctx, r.p, r.ping); err != nil {
+		r.Stop()
+		return fmt.Errorf("devstack: Redis does not answer: %w; its log ends:\n%s", err, logTail(log))
+	}
+	return nil
+}
+
+// ping asks for an answer that a server still loading its data refuses.
+func (r *Redis) ping(ctx context.Context) error {
+	dialer := net.Dialer{Timeout: time.Second}
+	conn, err := dialer.DialContext(ctx, "tcp", r.Addr())
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	conn.SetDeadline(time.Now().Add(time.Second))
+	if _, err := conn.Write([]byte("PING\r\n")); err != nil {
+		return err
+	}
+	answer, err := bufio.NewReader(conn).ReadString('\n')
+	if err != nil {
+		return err
+	}
+	if !strings.HasPrefix(answer, "+PONG") {
+		return fmt.Errorf("it answers %q", strings.TrimSpace(answer))
+	}
+	return nil
+}
+
+// Stop ends the server in an orderly way; connections to it are refused until
+// [Redis.Start]. It does nothing if the server isn't running.
+func (r *Redis) Stop() error { return r.end(syscall.SIGTERM) }
+
+// Kill ends the server at once, as a crash would.
+func (r *Redis) Kill() error { return r.end(syscall.SIGKILL) }
+
+func (r *Redis) end(how syscall.Signal) error {
+	if err := r.p.stop(how, stopBound); err != nil {
+		return fmt.Errorf("devstack: stop Redis: %w", err)
+	}
+	r.w.removePID("redis")
+	return nil
+}
+
+// Freeze stops the server from running, as an overloaded machine would:
+// connections are accepted, and nothing answers until [Redis.Thaw].
+func (r *Redis) Freeze() error { return r.p.signal(syscall.SIGSTOP) }
+
+// Thaw lets a frozen server run on.
+func (r *Redis) Thaw() error { return r.p.signal(syscall.SIGCONT) }
+
+// Close stops the server and removes its directory.
+func (r *Redis) Close() error {
+	err := r.Stop()
+	if r.owned {
+		if releaseErr := r.w.release(); err == nil {
+			err = releaseErr
+		}
+	}
+	return err
+}
