@@ -65,18 +65,18 @@ func startPostgres(ctx context.Context, w *workspace, fast bool) (*postgres, err
 		if pg.port, err = freePort(); err != nil {
 			return nil, fmt.Errorf("devstack: PostgreSQL: %w", err)
 		}
-		if pg.p, err = startProcess(programs.path("postgres"), append(args, "-p", strconv.Itoa(pg.port)), dir, log, pg.stop); err != nil {
+		if pg.p, err = w.startProcess(programs.path("postgres"), append(args, "-p", strconv.Itoa(pg.port)), dir, log, pg.stop); err != nil {
 			return nil, fmt.Errorf("devstack: start PostgreSQL: %w", err)
 		}
 		if err = w.writePID("postgres", pg.p, signalNames[pg.stop]); err != nil {
-			pg.close()
+			pg.close(stopBound)
 			return nil, fmt.Errorf("devstack: PostgreSQL: %w", err)
 		}
 		if err = pg.ready(ctx); err == nil {
 			return pg, nil
 		}
 		ended := pg.p.ended()
-		pg.close()
+		pg.close(stopBound)
 		if !ended {
 			break
 		}
@@ -162,9 +162,9 @@ func poll(ctx context.Context, p *process, try func(context.Context) error) erro
 	}
 }
 
-// close stops the server within its bound.
-func (pg *postgres) close() error {
-	if err := pg.p.stop(pg.stop, stopBound); err != nil {
+// close stops the server, and kills it if that takes longer than bound.
+func (pg *postgres) close(bound time.Duration) error {
+	if err := pg.p.stop(pg.stop, bound); err != nil {
 		return fmt.Errorf("devstack: stop PostgreSQL: %w", err)
 	}
 	pg.w.removePID("postgres")

@@ -21,12 +21,14 @@ type process struct {
 }
 
 // startProcess starts a server that dies with this process. Its output goes to
-// logFile.
+// logFile. While it runs, the workspace is not garbage: its finalizers would
+// close the lock and the guard's pipe, and so end a server whose starter didn't
+// keep the handle.
 //
 // On Linux the kernel sends the death signal when the thread that started the
 // child ends, not when the process does. So a goroutine that owns its thread
 // starts the child, and stays until the child has ended.
-func startProcess(program string, args []string, dir, logFile string, death syscall.Signal) (*process, error) {
+func (w *workspace) startProcess(program string, args []string, dir, logFile string, death syscall.Signal) (*process, error) {
 	log, err := os.OpenFile(logFile, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o644)
 	if err != nil {
 		return nil, err
@@ -52,6 +54,7 @@ func startProcess(program string, args []string, dir, logFile string, death sysc
 			return
 		}
 		p.err = cmd.Wait()
+		runtime.KeepAlive(w)
 		close(p.done)
 	}()
 	if err := <-started; err != nil {
@@ -76,7 +79,7 @@ func (p *process) stop(ask syscall.Signal, bound time.Duration) error {
 	select {
 	case <-p.done:
 		return nil
-	case <-time.After(bound):
+	case <-time.After(stopBound):
 		return fmt.Errorf("process %d does not end", p.pid)
 	}
 }

@@ -5,6 +5,7 @@ package devstack
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"path/filepath"
@@ -18,7 +19,6 @@ import (
 // outage test needs. Its methods must not be called concurrently.
 type Redis struct {
 	w       *workspace
-	owned   bool // the workspace is ours alone
 	program string
 	dir     string
 	durable bool
@@ -27,22 +27,22 @@ type Redis struct {
 }
 
 // StartRedis starts a real server in a directory of its own. With durable it
-// writes every command to disk before it answers, so that what it said it had
-// survives [Redis.Stop] and its own death.
+// hands every command to the operating system before it answers (appendonly),
+// so that what it has confirmed survives [Redis.Stop] and [Redis.Kill], though
+// not always the last second before a power cut.
 func StartRedis(ctx context.Context, durable bool) (*Redis, error) {
-	w, err := openWorkspace("")
+	w, err := openWorkspace(ctx, "")
 	if err != nil {
 		return nil, err
 	}
 	r, err := startRedis(ctx, w, durable)
 	if err != nil {
-		w.release()
-		return nil, err
+		return nil, errors.Join(err, w.release())
 	}
-	r.owned = true
 	return r, nil
 }
 
+// startRedis starts a server in a workspace that the caller releases.
 func startRedis(ctx context.Context, w *workspace, durable bool) (*Redis, error) {
 	program, err := findRedis()
 	if err != nil {
@@ -84,11 +84,11 @@ func (r *Redis) Start(ctx context.Context) error {
 		"--save", "", "--daemonize", "no", "--databases", strconv.Itoa(redisDatabases),
 	}
 	if r.durable {
-		args = append(args, "--appendonly", "yes", "--appendfsync", "always")
+		args = append(args, "--appendonly", "yes", "--appendfsync", "everysec")
 	}
 	log := filepath.Join(r.w.dir, "redis.log")
 	var err error
-	if r.p, err = startProcess(r.program, args, r.dir, log, syscall.SIGTERM); err != nil {
+	if r.p, err = r.w.startProcess(r.program, args, r.dir, log, syscall.SIGTERM); err != nil {
 		return fmt.Errorf("devstack: start Redis: %w", err)
 	}
 	if err := r.w.writePID("redis", r.p, signalNames[syscall.SIGTERM]); err != nil {
@@ -98,7 +98,7 @@ func (r *Redis) Start(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, startBound)
 	defer cancel()
 	if err := poll(ctx, r.p, r.ping); err != nil {
-		r.Stop()
+		r.Kill()
 		return fmt.Errorf("devstack: Redis does not answer: %w; its log ends:\n%s", err, logTail(log))
 	}
 	return nil
@@ -128,13 +128,13 @@ func (r *Redis) ping(ctx context.Context) error {
 
 // Stop ends the server in an orderly way; connections to it are refused until
 // [Redis.Start]. It does nothing if the server isn't running.
-func (r *Redis) Stop() error { return r.end(syscall.SIGTERM) }
+func (r *Redis) Stop() error { return r.end(syscall.SIGTERM, stopBound) }
 
 // Kill ends the server at once, as a crash would.
-func (r *Redis) Kill() error { return r.end(syscall.SIGKILL) }
+func (r *Redis) Kill() error { return r.end(syscall.SIGKILL, stopBound) }
 
-func (r *Redis) end(how syscall.Signal) error {
-	if err := r.p.stop(how, stopBound); err != nil {
+func (r *Redis) end(how syscall.Signal, bound time.Duration) error {
+	if err := r.p.stop(how, bound); err != nil {
 		return fmt.Errorf("devstack: stop Redis: %w", err)
 	}
 	r.w.removePID("redis")
@@ -149,12 +149,4 @@ func (r *Redis) Freeze() error { return r.p.signal(syscall.SIGSTOP) }
 func (r *Redis) Thaw() error { return r.p.signal(syscall.SIGCONT) }
 
 // Close stops the server and removes its directory.
-func (r *Redis) Close() error {
-	err := r.Stop()
-	if r.owned {
-		if releaseErr := r.w.release(); err == nil {
-			err = releaseErr
-		}
-	}
-	return err
-}
+func (r *Redis) Close() error { return errors.Join(r.Stop(), r.w.release()) }

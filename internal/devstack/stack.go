@@ -7,6 +7,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"syscall"
+	"time"
 
 	"github.com/alicebob/miniredis/v2"
 )
@@ -20,7 +22,7 @@ type services struct {
 
 // Start starts what opts asks for. When it fails, nothing is left running.
 func Start(ctx context.Context, opts Options) (*Stack, error) {
-	w, err := openWorkspace(opts.Dir)
+	w, err := openWorkspace(ctx, opts.Dir)
 	if err != nil {
 		return nil, err
 	}
@@ -80,15 +82,21 @@ func (s *Stack) Close(ctx context.Context) error {
 	if s.w == nil {
 		return nil
 	}
+	bound := func() time.Duration {
+		if deadline, ok := ctx.Deadline(); ok {
+			return min(stopBound, time.Until(deadline))
+		}
+		return stopBound
+	}
 	var errs []error
 	if s.standIn != nil {
 		s.standIn.Close()
 	}
 	if s.redis != nil {
-		errs = append(errs, s.redis.Close())
+		errs = append(errs, s.redis.end(syscall.SIGTERM, bound()))
 	}
 	if s.postgres != nil {
-		errs = append(errs, s.postgres.close())
+		errs = append(errs, s.postgres.close(bound()))
 	}
 	errs = append(errs, s.w.release())
 	s.services = services{}

@@ -3,6 +3,7 @@
 package devstack
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -36,15 +37,12 @@ type workspace struct {
 // patience is how long a directory may stay in use by an owner that is ending.
 const patience = 10 * time.Second
 
-// errInUse says that another process owns the directory.
-var errInUse = errors.New("another process is using it")
-
 // openWorkspace takes dir, or a new temporary directory if dir is empty, after
 // sweeping what dead owners left.
-func openWorkspace(dir string) (*workspace, error) {
+func openWorkspace(ctx context.Context, dir string) (*workspace, error) {
 	w := &workspace{dir: dir, keep: dir != ""}
 	if w.keep {
-		if err := w.take(); err != nil {
+		if err := w.take(ctx); err != nil {
 			return nil, fmt.Errorf("devstack: directory %s: %w", dir, err)
 		}
 	} else {
@@ -64,7 +62,7 @@ func openWorkspace(dir string) (*workspace, error) {
 
 // take makes and locks a directory of the caller's, and stops the servers that
 // a killed owner left running in it.
-func (w *workspace) take() error {
+func (w *workspace) take(ctx context.Context) error {
 	var err error
 	if w.dir, err = filepath.Abs(w.dir); err != nil {
 		return err
@@ -72,7 +70,7 @@ func (w *workspace) take() error {
 	if err := os.MkdirAll(w.dir, 0o711); err != nil {
 		return err
 	}
-	if w.lock, err = lockFileWithin(filepath.Join(w.dir, lockName), patience); err != nil {
+	if w.lock, err = lockFileWithin(ctx, filepath.Join(w.dir, lockName), patience); err != nil {
 		return err
 	}
 	if err := stopLeftovers(w.dir); err != nil {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"net/url"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -118,6 +117,8 @@ type cluster struct {
 	admin *pgxpool.Pool // the superuser's
 	count atomic.Int64
 
+	strategy string // how to copy a template
+
 	mu        sync.Mutex
 	templates map[string]func() (string, error)
 }
@@ -141,8 +142,19 @@ var theCluster = sync.OnceValues(func() (*cluster, error) {
 		return nil, err
 	}
 	config.MaxConns = 4
-	c.admin, err = pgxpool.NewWithConfig(ctx, config)
-	return c, err
+	if c.admin, err = pgxpool.NewWithConfig(ctx, config); err != nil {
+		return nil, err
+	}
+	var version int
+	if err := c.admin.QueryRow(ctx, `select current_setting('server_version_num')::int`).Scan(&version); err != nil {
+		return nil, err
+	}
+	if version >= 150000 {
+		// Twice as fast as the default, which logs every page; PostgreSQL 14
+		// knows nothing else and not the word.
+		c.strategy = ` strategy file_copy`
+	}
+	return c, nil
 })
 
 func (c *cluster) url(role, database string) string {
@@ -197,8 +209,8 @@ where d.datname = $1`
 )
 
 func (c *cluster) clone(ctx context.Context, from, to string) error {
-	_, err := c.admin.Exec(ctx, strings.Join([]string{`create database`, to, `template`, from, `owner`, devstack.OwnerRole}, " "))
-	if err != nil {
+	sql := `create database ` + to + ` template ` + from + ` owner ` + devstack.OwnerRole + c.strategy
+	if _, err := c.admin.Exec(ctx, sql); err != nil {
 		return err
 	}
 	for _, sql := range []string{copyGrants, copySettings} {
