@@ -34,6 +34,7 @@ type Subscription struct {
 	CancelAtPeriodEnd      bool
 	PastDueSince           time.Time // zero unless past_due
 	CollectionPaused       bool
+	EndedAt                time.Time // when it ended for good; zero while it runs
 	Targets                []Target // the metered items; both modes while migrating
 }
 

@@ -1,0 +1,165 @@
+package billing
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"sync"
+	"time"
+
+	"github.com/mcpsaas/mcpsaas/tenancy/tenant"
+)
+
+// Run applies notices as they come. It returns nil when ctx is cancelled, after
+// the work under way has ended. Failures are logged and outlived.
+func (w *InboxWorker) Run(ctx context.Context) error {
+	var wg sync.WaitGroup
+	for range w.opts.Concurrency {
+		wg.Go(func() { w.loop(ctx) })
+	}
+	wg.Wait()
+	return nil
+}
+
+func (w *InboxWorker) loop(ctx context.Context) {
+	poll := time.NewTicker(w.opts.Poll)
+	defer poll.Stop()
+	for {
+		worked, err := w.next(ctx)
+		if err != nil && ctx.Err() == nil {
+			w.opts.Logger.Error("billing inbox failed", "err", err)
+		}
+		if worked && err == nil && ctx.Err() == nil {
+			continue
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-w.wake:
+		case <-poll.C:
+		}
+	}
+}
+
+// Drain applies what is due and returns: for commands and tests.
+func (w *InboxWorker) Drain(ctx context.Context) error {
+	for {
+		if worked, err := w.next(ctx); err != nil || !worked {
+			return err
+		}
+	}
+}
+
+// next works on one notice; worked is false when none was due. A notice that
+// fails is no error of next: it is in the store, with its reason.
+func (w *InboxWorker) next(ctx context.Context) (worked bool, err error) {
+	if err := ctx.Err(); err != nil {
+		return false, err
+	}
+	claim, err := w.store.NextNotice(ctx, w.opts.Now(), w.opts.Lease)
+	if err != nil {
+		return false, fmt.Errorf("billing: claim notice: %w", err)
+	}
+	if claim == nil {
+		return false, nil
+	}
+	// One signal may stand for many notices: whoever finds one wakes another.
+	w.signal()
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), w.opts.Timeout)
+	defer cancel()
+	change, err := w.apply(ctx, *claim)
+	v := w.judge(claim, change, err)
+	log := w.opts.Logger.With("event", claim.ID, "type", claim.Type, "tenant", v.Tenant)
+	switch v.State {
+	case NoticeNew:
+		log.Warn("billing notice to be tried again", "attempt", claim.Attempt, "err", err)
+	case NoticeDead:
+		log.Error("billing notice given up", "attempt", claim.Attempt, "err", err)
+	}
+	// What the work used up of its time must not keep its end from being
+	// recorded.
+	ctx, cancel = context.WithTimeout(context.WithoutCancel(ctx), w.opts.Timeout)
+	defer cancel()
+	if err := w.store.FinishNotice(ctx, *claim, w.opts.Now(), v); err != nil && !errors.Is(err, ErrFenced) {
+		return true, fmt.Errorf("billing: finish notice %s: %w", claim.ID, err)
+	}
+	return true, nil
+}
+
+func (w *InboxWorker) apply(ctx context.Context, claim NoticeClaim) (c Change, err error) {
+	// Source and Subscriber are the application's code.
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("panic: %v", p)
+		}
+	}()
+	c, err = w.source.Fetch(ctx, claim.Notice)
+	if err != nil {
+		return c, fmt.Errorf("fetch: %w", err)
+	}
+	c.Seq = claim.Seq
+	if c.Tenant.IsZero() && c.Customer == "" {
+		return Change{}, nil
+	}
+	named := c.Tenant
+	if c, err = w.store.Save(ctx, w.opts.Now(), claim.Notice, c); err != nil {
+		return c, fmt.Errorf("save: %w", err)
+	}
+	if c.Tenant.IsZero() {
+		return c, nil
+	}
+	if !named.IsZero() && named != c.Tenant {
+		w.opts.Logger.Warn("billing notice names another tenant than its customer's", "event", claim.ID, "tenant", c.Tenant)
+	}
+	if err := w.subscriber.Apply(ctx, c); err != nil {
+		return c, fmt.Errorf("apply: %w", err)
+	}
+	if c.FlushUsage && w.opts.Flush != nil {
+		if err := w.opts.Flush(ctx, c.Tenant); err != nil && !onlyOperator(err) {
+			return c, fmt.Errorf("flush: %w", err)
+		}
+	}
+	return c, nil
+}
+
+// onlyOperator reports whether what a flush left can't be helped by trying
+// again.
+func onlyOperator(err error) bool {
+	u, ok := errors.AsType[*UnsettledError](err)
+	return ok && u.Unsealed+u.Open == 0
+}
+
+func (w *InboxWorker) judge(claim *NoticeClaim, c Change, err error) NoticeVerdict {
+	v := NoticeVerdict{Tenant: c.Tenant}
+	switch {
+	case err == nil && c.Tenant.IsZero():
+		v.State = NoticeIgnored
+	case err == nil:
+		v.State = NoticeApplied
+	case claim.Attempt >= w.opts.MaxAttempts:
+		v.State, v.Reason = NoticeDead, err.Error()
+	default:
+		wait := min(30*time.Minute, time.Second<<min(claim.Attempt-1, 20))
+		wait -= time.Duration(rand.Int64N(int64(wait)/4 + 1))
+		v.State, v.Reason, v.NextAt = NoticeNew, err.Error(), w.opts.Now().Add(wait)
+	}
+	return v
+}
+
+// Check returns nil while notices are applied: none is dead, and none waits
+// longer than StallAfter.
+func (w *InboxWorker) Check(ctx context.Context) error {
+	s, err := w.store.Stats(ctx, tenant.ID{})
+	if err != nil {
+		return fmt.Errorf("billing: read the inbox: %w", err)
+	}
+	var errs []error
+	if age := w.opts.Now().Sub(s.OldestNotice); !s.OldestNotice.IsZero() && age > w.opts.StallAfter {
+		errs = append(errs, fmt.Errorf("billing: inbox stalled: oldest notice is %s old", age.Round(time.Second)))
+	}
+	if s.DeadNotices > 0 {
+		errs = append(errs, fmt.Errorf("billing: inbox: %d notices given up", s.DeadNotices))
+	}
+	return errors.Join(errs...)
+}

@@ -1,0 +1,79 @@
+package billing
+
+import "time"
+
+// State is where a batch stands; the package comment has the table of
+// transitions.
+type State string
+
+// The states of a batch.
+const (
+	StateSealed     State = "sealed"      // waits to be sent; no send of it was ever applied
+	StateSending    State = "sending"     // claimed for a send; after its lease, as good as unknown
+	StateVerifying  State = "verifying"   // claimed for a look at the provider's totals
+	StateUnknown    State = "unknown"     // was sent, and may or may not have been applied
+	StateConfirmed  State = "confirmed"   // applied, proved
+	StateParked     State = "parked"      // can't be proved either way, or comes too late: for an operator
+	StateRejected   State = "rejected"    // the provider will never take it: for an operator
+	StateVoided     State = "voided"      // was applied, and taken back
+	StateWrittenOff State = "written_off" // an operator gave it up
+)
+
+// Batch is a sealed sum of usage and how far its delivery has come.
+type Batch struct {
+	Delivery
+
+	TargetID int64 // the ledger's id of Delivery.Target
+	State    State
+	Attempt  int       // rises with every claim: the fence that a late answer must match
+	Epoch    int       // part of the idempotency key
+	EpochAt  time.Time // when this epoch's key was first used; zero: not yet
+
+	// Refused is set when the provider refused a repeated delivery for good
+	// while an earlier one may have been applied: it must be looked up, not
+	// sent.
+	Refused bool
+}
+
+// Step is what a worker does next with a batch.
+type Step int
+
+// The steps.
+const (
+	StepHold   Step = iota // nothing before Decision.Until
+	StepSend               // report it
+	StepVerify             // ask the provider whether it has it
+	StepPark               // leave it to an operator
+)
+
+// Decision is the next step of one batch.
+type Decision struct {
+	Step     Step
+	Until    time.Time // with StepHold
+	Reason   string    // with StepPark
+	NewEpoch bool      // with StepSend: under a new idempotency key
+}
+
+// Claim is a batch that the caller alone may work on until its lease ends. The
+// batch's FirstSent and LastSent are those before this claim.
+type Claim struct {
+	Batch
+	Decision
+}
+
+// Verdict is what became of a claim.
+type Verdict struct {
+	State  State
+	NextAt time.Time // not to be claimed before
+
+	Clean    bool // no send was applied: forget FirstSent and LastSent
+	NewEpoch bool // the next send needs another idempotency key
+	Refused  bool // see [Batch]
+
+	RequestID string
+	Reason    string
+
+	// Answered is set when the provider took our credential, Unauthorized when
+	// it refused it.
+	Answered, Unauthorized bool
+}

@@ -1,0 +1,102 @@
+package billing
+
+import (
+	"math/rand/v2"
+	"time"
+)
+
+// keyLife is how long an idempotency key is used. Providers keep keys for at
+// least 24 hours (https://docs.stripe.com/api/idempotent_requests); a key that
+// may have been forgotten smooths nothing.
+const keyLife = 23 * time.Hour
+
+// decide says what to do with a batch that is due. It is the whole replay
+// rule:
+//
+//   - what was never sent is sent, while the provider still takes its period;
+//   - what was sent may be sent again while the provider is sure to recognise
+//     the repetition;
+//   - else the provider's totals decide, once they must show the last send;
+//   - what comes too late is parked, because a provider may accept it and
+//     never bill it.
+func decide(b Batch, caps Caps, now time.Time) Decision {
+	clean := b.FirstSent.IsZero()
+	taken := now.Before(b.PeriodEnd.Add(caps.LateGrace)) && (caps.MaxAge == 0 || now.Sub(b.Slot) < caps.MaxAge)
+	send := Decision{
+		Step:     StepSend,
+		NewEpoch: !b.EpochAt.IsZero() && now.Sub(b.EpochAt) >= keyLife,
+	}
+	switch {
+	case clean && taken:
+		return send
+	case clean:
+		return Decision{Step: StepPark, Reason: "the provider no longer takes usage of this billing period"}
+	case !b.Refused && taken && (caps.Overwrite || now.Sub(b.FirstSent) < caps.DedupeWindow):
+		return send
+	}
+	if shows := b.LastSent.Add(caps.VerifyLag); now.Before(shows) {
+		return Decision{Step: StepHold, Until: shows}
+	}
+	return Decision{Step: StepVerify}
+}
+
+// judgeReceipt turns the provider's answer to a send into a verdict. An answer
+// is about its own attempt: that this one was not applied says nothing of an
+// earlier one whose answer was lost.
+func judgeReceipt(b Batch, r Receipt, now time.Time) Verdict {
+	clean := b.FirstSent.IsZero()
+	v := Verdict{
+		State:     StateUnknown,
+		NextAt:    now.Add(max(r.RetryAfter, backoff(b.Attempt))),
+		NewEpoch:  r.NewEpoch,
+		RequestID: r.RequestID,
+		Reason:    r.Reason,
+		Answered:  r.Result != Unknown && r.Result != Unauthorized,
+	}
+	switch r.Result {
+	case Accepted, AlreadyAccepted:
+		v.State = StateConfirmed
+	case NotApplied, Unauthorized:
+		v.Unauthorized = r.Result == Unauthorized
+		if clean {
+			v.State, v.Clean = StateSealed, true
+		}
+	case Rejected:
+		if clean {
+			v.State, v.Clean = StateRejected, true
+		} else {
+			v.Refused, v.NextAt = true, now
+		}
+	}
+	return v
+}
+
+// judgePresence turns what the provider's totals say into a verdict.
+func judgePresence(b Batch, p Presence, now time.Time) Verdict {
+	v := Verdict{NextAt: now, Answered: true}
+	switch {
+	case p == Present:
+		v.State = StateConfirmed
+	case p == Absent && b.Refused:
+		v.State, v.Clean, v.Reason = StateRejected, true, "refused by the provider, and not in its totals"
+	case p == Absent:
+		v.State, v.Clean, v.NewEpoch = StateSealed, true, true
+	case p == Unsupported:
+		v.State, v.Reason = StateParked, "may have been applied, and the provider can't tell"
+	default:
+		v.State, v.Reason = StateParked, "the provider's totals fit neither that it was applied nor that it was not"
+	}
+	return v
+}
+
+// backoff returns how long to wait after the given attempt: 2 seconds doubling
+// up to 5 minutes, spread by a quarter so that targets which failed together
+// don't return together.
+func backoff(attempt int) time.Duration {
+	const most = 5 * time.Minute
+	d := most
+	if attempt < 9 {
+		d = min(most, 2*time.Second<<max(attempt-1, 0))
+	}
+	return d - time.Duration(rand.Int64N(int64(d)/4+1))
+}

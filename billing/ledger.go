@@ -1,0 +1,87 @@
+package billing
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/mcpsaas/mcpsaas/tenancy/tenant"
+)
+
+// ErrFenced is returned by [Ledger.Settle] when the claim is no longer the
+// latest of its batch: its lease ran out and another worker took over. The
+// other worker's answer counts.
+var ErrFenced = errors.New("billing: claim was taken over")
+
+// Ledger is the durable state of the pipeline; package pgledger keeps it in
+// PostgreSQL. Every method is one transaction, committed when it returns
+// (Seal: one for each batch). It is used by many workers at once.
+type Ledger interface {
+	// Backlog returns the tenants with billable usage in no batch yet, those
+	// whose billing period ends before soon first.
+	Backlog(ctx context.Context, now, soon time.Time) (Backlog, error)
+
+	// Seal moves the tenant's billable usage into batches with slots of their
+	// own and returns how many there are. Usage whose period is not yet known,
+	// or for which no slot is free yet, stays for a later call.
+	Seal(ctx context.Context, id tenant.ID, now time.Time, caps func(Target) Caps) (sealed int, err error)
+
+	// Open returns the targets with batches on their way, those whose billing
+	// period ends before soon first; only those of one tenant unless id is
+	// zero.
+	Open(ctx context.Context, id tenant.ID, soon time.Time) ([]OpenTarget, error)
+
+	// Claim takes the first open batch of the target under a lease, after
+	// decide has said what for. It returns nil when there is none, when it is
+	// claimed by another, or not due yet. A decision to hold or to park is
+	// carried out and returned, and needs no Settle.
+	Claim(ctx context.Context, target int64, now time.Time, lease time.Duration, decide func(Batch) Decision) (*Claim, error)
+
+	// Settle records what became of a claim. It returns [ErrFenced], and
+	// changes nothing, when the claim is not the latest.
+	Settle(ctx context.Context, c Claim, now time.Time, v Verdict) error
+
+	// Stats returns the numbers that tell whether usage reaches the provider,
+	// of one tenant unless id is zero.
+	Stats(ctx context.Context, id tenant.ID) (Stats, error)
+}
+
+// Backlog is the usage that waits to be sealed.
+type Backlog struct {
+	Tenants []tenant.ID
+	// NextClose is when the next billing period ends; zero: none is known.
+	NextClose time.Time
+}
+
+// OpenTarget is a target with batches on their way.
+type OpenTarget struct {
+	ID     int64
+	Target Target
+	// NextAt is when its first batch may be claimed: its backoff's end, or its
+	// lease's.
+	NextAt time.Time
+}
+
+// StatsLimit is where the counts in [Stats] stop, so that counting costs the
+// same however bad things are.
+const StatsLimit = 1000
+
+// Stats are the numbers behind the billing health checks. Counts stop at
+// [StatsLimit]; a zero time means none.
+type Stats struct {
+	OldestUnsealed    time.Time // billable usage in no batch yet: when it was recorded
+	OldestUnconfirmed time.Time // batches on their way: when the oldest was sealed
+	Unsealed          int       // events
+	Open              int       // batches on their way, of which Unknown
+	Unknown           int
+	Parked            int
+	Rejected          int
+
+	LastAnswer   time.Time // last call that the provider answered under our credential
+	Unauthorized time.Time // when it refused the credential, unless it took one since
+
+	LastNotice     time.Time // last webhook received
+	OldestNotice   time.Time // oldest notice not applied yet: when it was received
+	PendingNotices int
+	DeadNotices    int
+}

@@ -1,0 +1,225 @@
+package billing
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/mcpsaas/mcpsaas/tenancy/tenant"
+)
+
+// ErrUnauthorized means that the provider refuses the credential, so that
+// nothing at all is reported.
+var ErrUnauthorized = errors.New("billing: the provider refuses the credential")
+
+// pass is one round over everything that is due.
+type pass struct {
+	seal      bool      // seal first; else only send what is due
+	nextRetry time.Time // when the first batch left behind is due; zero: none
+	nextClose time.Time // when the next billing period ends; zero: unknown
+}
+
+func (w *Worker) pass(ctx context.Context, p *pass) error {
+	now := w.opts.Now()
+	soon := now.Add(2 * w.opts.Interval)
+	if p.seal {
+		backlog, err := w.ledger.Backlog(ctx, now, soon)
+		if err != nil {
+			return fmt.Errorf("billing: list usage to seal: %w", err)
+		}
+		p.nextClose = backlog.NextClose
+		if err := each(ctx, w.opts.Concurrency, backlog.Tenants, w.sealTenant); err != nil {
+			return err
+		}
+	}
+	targets, err := w.ledger.Open(ctx, tenant.ID{}, soon)
+	if err != nil {
+		return fmt.Errorf("billing: list batches to send: %w", err)
+	}
+	due := targets[:0]
+	for _, t := range targets {
+		if t.NextAt.After(now) {
+			p.retryAt(t.NextAt)
+			continue
+		}
+		due = append(due, t)
+	}
+	var mu sync.Mutex
+	return each(ctx, w.opts.Concurrency, due, func(ctx context.Context, t OpenTarget) error {
+		next, err := w.drain(ctx, t)
+		mu.Lock()
+		defer mu.Unlock()
+		p.retryAt(next)
+		return err
+	})
+}
+
+func (p *pass) retryAt(t time.Time) {
+	if !t.IsZero() && (p.nextRetry.IsZero() || t.Before(p.nextRetry)) {
+		p.nextRetry = t
+	}
+}
+
+func (w *Worker) sealTenant(ctx context.Context, id tenant.ID) error {
+	if _, err := w.ledger.Seal(ctx, id, w.opts.Now(), w.reporter.Caps); err != nil {
+		return fmt.Errorf("billing: seal usage of tenant %s: %w", id, err)
+	}
+	return nil
+}
+
+// drain sends the target's batches one after the other, until one has to wait;
+// it returns when that one is due, zero if none is left.
+func (w *Worker) drain(ctx context.Context, t OpenTarget) (next time.Time, err error) {
+	caps := w.reporter.Caps(t.Target)
+	for {
+		if until := w.pausedUntil(); w.opts.Now().Before(until) {
+			return until, ErrUnauthorized
+		}
+		// The token comes before the claim, so that the wait for it is not
+		// taken from the lease.
+		if err := w.bucket(t.Target).wait(ctx, caps.MaxPerSecond); err != nil {
+			return time.Time{}, err
+		}
+		claim, err := w.ledger.Claim(ctx, t.ID, w.opts.Now(), w.opts.Lease, func(b Batch) Decision {
+			return decide(b, caps, w.opts.Now())
+		})
+		if err != nil {
+			return time.Time{}, fmt.Errorf("billing: claim batch of tenant %s: %w", t.Target.Tenant, err)
+		}
+		if claim == nil {
+			return time.Time{}, nil
+		}
+		log := w.opts.Logger.With("tenant", t.Target.Tenant, "batch", claim.ID)
+		switch claim.Step {
+		case StepHold:
+			return claim.Until, nil
+		case StepPark:
+			log.Error("usage parked", "quantity", claim.Quantity, "reason", claim.Reason)
+			continue
+		}
+		v := w.carry(ctx, claim)
+		if err := w.settle(ctx, claim, v); err != nil {
+			return time.Time{}, err
+		}
+		switch v.State {
+		case StateConfirmed:
+		case StateParked, StateRejected:
+			log.Error("usage not billed", "state", v.State, "quantity", claim.Quantity, "reason", v.Reason, "request", v.RequestID)
+		default:
+			if v.NextAt.After(w.opts.Now()) {
+				log.Warn("usage to be sent again", "state", v.State, "attempt", claim.Attempt, "reason", v.Reason, "request", v.RequestID)
+				return v.NextAt, nil
+			}
+		}
+	}
+}
+
+// carry makes the call that the claim is for. A call under way is not
+// cancelled when the process is told to stop: an answer that arrives saves an
+// unknown.
+func (w *Worker) carry(ctx context.Context, c *Claim) (v Verdict) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), w.opts.CallTimeout)
+	defer cancel()
+	// The reporter is the application's code. Whatever its panic interrupted
+	// may have reached the provider.
+	defer func() {
+		if p := recover(); p != nil {
+			v = judgeReceipt(c.Batch, Receipt{Reason: fmt.Sprintf("reporter panicked: %v", p)}, w.opts.Now())
+		}
+	}()
+	if c.Step == StepVerify {
+		presence, err := w.reporter.Verify(ctx, c.Delivery)
+		if err != nil {
+			return judgeReceipt(c.Batch, Receipt{Reason: err.Error()}, w.opts.Now())
+		}
+		return judgePresence(c.Batch, presence, w.opts.Now())
+	}
+	d := c.Delivery
+	d.IdempotencyKey = fmt.Sprintf("%s:%s:%d", w.opts.Namespace, d.ID, c.Epoch)
+	receipt, err := w.reporter.Report(ctx, d)
+	if err != nil {
+		receipt = Receipt{Reason: err.Error()}
+	}
+	return judgeReceipt(c.Batch, receipt, w.opts.Now())
+}
+
+func (w *Worker) settle(ctx context.Context, c *Claim, v Verdict) error {
+	if v.Unauthorized {
+		w.pause()
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), w.opts.CallTimeout)
+	defer cancel()
+	switch err := w.ledger.Settle(ctx, *c, w.opts.Now(), v); {
+	case errors.Is(err, ErrFenced):
+		w.opts.Logger.Warn("late answer ignored", "tenant", c.Target.Tenant, "batch", c.ID, "attempt", c.Attempt)
+		return nil
+	case err != nil:
+		// The batch stays claimed; when its lease ends it counts as unknown.
+		return fmt.Errorf("billing: settle batch %s: %w", c.ID, err)
+	}
+	return nil
+}
+
+func (w *Worker) pause() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.paused = w.opts.Now().Add(pauseAfterRefusal)
+}
+
+func (w *Worker) pausedUntil() time.Time {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.paused
+}
+
+func (w *Worker) bucket(t Target) *bucket {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	key := bucketKey{t.Provider, t.Mode}
+	if w.buckets[key] == nil {
+		w.buckets[key] = new(bucket)
+	}
+	return w.buckets[key]
+}
+
+// each calls f for every item, n at a time, in order of the items, and waits
+// for all. One item's failure doesn't keep the others from their turn.
+func each[T any](ctx context.Context, n int, items []T, f func(context.Context, T) error) error {
+	var (
+		wg    sync.WaitGroup
+		mu    sync.Mutex
+		next  int
+		errs  []error
+		fails int
+	)
+	take := func() (item T, ok bool) {
+		mu.Lock()
+		defer mu.Unlock()
+		if next == len(items) || ctx.Err() != nil {
+			return item, false
+		}
+		next++
+		return items[next-1], true
+	}
+	for range min(n, len(items)) {
+		wg.Go(func() {
+			for item, ok := take(); ok; item, ok = take() {
+				if err := f(ctx, item); err != nil {
+					mu.Lock()
+					// Ten thousand targets may fail for one reason.
+					if fails++; len(errs) < 3 {
+						errs = append(errs, err)
+					}
+					mu.Unlock()
+				}
+			}
+		})
+	}
+	wg.Wait()
+	if more := fails - len(errs); more > 0 {
+		errs = append(errs, fmt.Errorf("and %d more", more))
+	}
+	return errors.Join(append(errs, ctx.Err())...)
+}

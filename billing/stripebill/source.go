@@ -1,0 +1,250 @@
+package stripebill
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"net/url"
+	"strings"
+	"sync"
+	"sync/atomic"
+
+	"github.com/mcpsaas/mcpsaas/billing"
+	"github.com/mcpsaas/mcpsaas/tenancy/tenant"
+)
+
+// The keys of the metadata that this package writes and reads.
+const (
+	metaTenant    = "tenant_id"
+	metaPlan      = "plan"
+	metaKind      = "kind"      // of a price: kindFlat or kindUsage
+	metaNamespace = "namespace" // whose catalog a price belongs to
+
+	kindFlat  = "flat"
+	kindUsage = "usage"
+)
+
+// SourceOptions configure a [Source].
+type SourceOptions struct {
+	// Plans adds lookup keys of flat prices that [Client.EnsureCatalog] has
+	// not made: a yearly price, or a catalog that was there before.
+	Plans map[string]tenant.Plan
+}
+
+// Source is the [billing.Source] for Stripe: it answers a notice with what
+// Stripe says now of the tenant. The same state at Stripe gives the same
+// Change whatever the notice, so notices may come twice, late and in any
+// order. It is safe for concurrent use.
+//
+// A tenant is known by the metadata key tenant_id of the checkout session, the
+// subscription or the customer. A session's client_reference_id must not say
+// otherwise, but is never enough by itself: in payment links and pricing
+// tables the buyer can choose it, and so could name another tenant.
+type Source struct {
+	client *Client
+	plans  map[string]tenant.Plan
+	seq    atomic.Int64
+	meters sync.Map // meter id -> event name, which never changes
+}
+
+var _ billing.Source = (*Source)(nil)
+
+// NewSource returns a source that reads through c.
+func NewSource(c *Client, opts *SourceOptions) *Source {
+	s := &Source{client: c}
+	if opts != nil {
+		s.plans = maps.Clone(opts.Plans)
+	}
+	return s
+}
+
+// Fetch returns what Stripe says of the tenant that n speaks of, and the zero
+// Change when n is of a type, or about an object, that concerns no tenant.
+//
+// The error matches [ErrNotFound] when the object doesn't exist in this
+// account and mode, [tenant.ErrInvalidID] when it names a malformed tenant,
+// and [ErrAmbiguous] when it contradicts itself: repeating doesn't mend these.
+// Any other error is worth another try.
+func (s *Source) Fetch(ctx context.Context, n billing.Notice) (billing.Change, error) {
+	seq := s.nextSeq() // before the first read
+	var change billing.Change
+	var err error
+	switch {
+	case n.Type == "checkout.session.completed", n.Type == "checkout.session.async_payment_succeeded":
+		change, err = s.fromSession(ctx, n.ObjectID)
+	case strings.HasPrefix(n.Type, "customer.subscription."):
+		change, err = s.fromSubscription(ctx, n.ObjectID)
+	case invoiceNotices[n.Type]:
+		change, err = s.fromInvoice(ctx, n.ObjectID)
+	}
+	if err != nil {
+		return billing.Change{}, fmt.Errorf("stripebill: fetch %s of %s: %w", n.ObjectID, n.Type, err)
+	}
+	if change.Tenant.IsZero() {
+		return billing.Change{}, nil
+	}
+	change.Seq = seq
+	return change, nil
+}
+
+// invoiceNotices are the invoice events after which a subscription may stand
+// differently. invoice.upcoming is about an invoice that has no id yet.
+var invoiceNotices = map[string]bool{
+	"invoice.created":                 true,
+	"invoice.finalized":               true,
+	"invoice.paid":                    true,
+	"invoice.payment_succeeded":       true,
+	"invoice.payment_failed":          true,
+	"invoice.payment_action_required": true,
+	"invoice.marked_uncollectible":    true,
+	"invoice.voided":                  true,
+}
+
+// nextSeq draws a number from the clock, larger than any before: it orders the
+// fetches of this process strictly, and those of replicas as well as their
+// clocks agree.
+func (s *Source) nextSeq() int64 {
+	for {
+		last := s.seq.Load()
+		next := max(s.client.now().UnixMicro(), last+1)
+		if s.seq.CompareAndSwap(last, next) {
+			return next
+		}
+	}
+}
+
+// fromSession reads a checkout session. One that is not paid yet asks for
+// nothing: its async_payment_succeeded follows.
+func (s *Source) fromSession(ctx context.Context, id string) (billing.Change, error) {
+	session, err := s.client.session(ctx, id)
+	if err != nil {
+		return billing.Change{}, err
+	}
+	if session.Mode != "subscription" || session.Status != "complete" || session.PaymentStatus == "unpaid" {
+		return billing.Change{}, nil
+	}
+	t, err := tenantOf(session.Metadata)
+	if err != nil || t.IsZero() {
+		return billing.Change{}, err
+	}
+	if session.ClientReferenceID != "" && session.ClientReferenceID != t.String() {
+		return billing.Change{}, fmt.Errorf("%w: client_reference_id and metadata name different tenants", ErrAmbiguous)
+	}
+	change := billing.Change{Tenant: t, Customer: string(session.Customer), Email: session.email(), Checkout: session.ID}
+	if session.Subscription == "" {
+		return change, nil
+	}
+	sub, err := s.client.subscription(ctx, string(session.Subscription))
+	if err != nil {
+		return billing.Change{}, err
+	}
+	change.Subscription, err = s.current(ctx, t, sub)
+	return change, err
+}
+
+func (s *Source) fromInvoice(ctx context.Context, id string) (billing.Change, error) {
+	inv, err := s.client.invoice(ctx, id)
+	if err != nil || inv.subscription() == "" {
+		return billing.Change{}, err
+	}
+	change, err := s.fromSubscription(ctx, inv.subscription())
+	change.FlushUsage = err == nil && inv.Status == "draft" && inv.BillingReason == "subscription_cycle"
+	return change, err
+}
+
+func (s *Source) fromSubscription(ctx context.Context, id string) (billing.Change, error) {
+	sub, err := s.client.subscription(ctx, id)
+	if err != nil {
+		return billing.Change{}, err
+	}
+	t, err := tenantOf(sub.Metadata)
+	if err != nil {
+		return billing.Change{}, err
+	}
+	change := billing.Change{Tenant: t, Customer: string(sub.Customer)}
+	if t.IsZero() {
+		who, err := s.client.customer(ctx, string(sub.Customer))
+		if errors.Is(err, ErrNotFound) {
+			return billing.Change{}, nil
+		}
+		if err != nil {
+			return billing.Change{}, err
+		}
+		if change.Tenant, err = tenantOf(who.Metadata); err != nil || change.Tenant.IsZero() {
+			return billing.Change{}, err
+		}
+		change.Email = who.Email
+	}
+	change.Subscription, err = s.current(ctx, change.Tenant, sub)
+	return change, err
+}
+
+// current chooses the subscription that stands for the tenant: of all that its
+// customer has, the one that grants most, then the newest. So a late message
+// about a subscription that was replaced doesn't end the one that replaced it.
+func (s *Source) current(ctx context.Context, t tenant.ID, known subscription) (*billing.Subscription, error) {
+	query := url.Values{"customer": {string(known.Customer)}, "status": {"all"}, "limit": {"100"}}
+	var page list[subscription]
+	if err := s.client.get(ctx, "/v1/subscriptions", query, &page); err != nil {
+		return nil, err
+	}
+	best := known
+	for _, other := range page.Data {
+		if other.ID == known.ID {
+			if best.ID == known.ID {
+				best = other // read later than known
+			}
+			known = other
+			continue
+		}
+		// A foreign or malformed subscription of the same customer is not
+		// this tenant's.
+		if named, err := tenantOf(other.Metadata); err != nil || named != t || other.Customer != known.Customer {
+			continue
+		}
+		if before(best, other) {
+			best = other
+		}
+	}
+	return s.describe(ctx, t, best)
+}
+
+// before reports whether b stands for the tenant rather than a.
+func before(a, b subscription) bool {
+	if ra, rb := rank(a.Status), rank(b.Status); ra != rb {
+		return rb > ra
+	}
+	if a.Created != b.Created {
+		return b.Created > a.Created
+	}
+	return b.ID > a.ID // any order, as long as it is always the same
+}
+
+func rank(status string) int {
+	switch billing.SubscriptionStatus(status) {
+	case billing.Active, billing.Trialing:
+		return 6
+	case billing.PastDue:
+		return 5
+	case billing.Unpaid, billing.Paused:
+		return 4
+	case billing.Incomplete:
+		return 3
+	case billing.Canceled:
+		return 2
+	case billing.IncompleteExpired:
+		return 1
+	default:
+		return 0
+	}
+}
+
+// tenantOf reads the tenant from metadata: zero when it names none.
+func tenantOf(m metadata) (tenant.ID, error) {
+	text, ok := m[metaTenant]
+	if !ok || text == "" {
+		return tenant.ID{}, nil
+	}
+	return tenant.ParseID(text)
+}
