@@ -115,7 +115,7 @@ func (c *Client) CreateCheckout(ctx context.Context, r CheckoutRequest) (Checkou
 // id may be what came in the query: a malformed one matches [ErrNotFound], as
 // does one of a session that isn't about a tenant.
 func (c *Client) Checkout(ctx context.Context, id string) (Checkout, error) {
-	session, err := c.session(ctx, id)
+	session, err := readSession(ctx, c, id)
 	if err != nil {
 		return Checkout{}, fmt.Errorf("stripebill: checkout: %w", err)
 	}
@@ -163,7 +163,7 @@ func (c *Client) CancelSubscription(ctx context.Context, id string) error {
 	if errors.Is(err, ErrNotFound) {
 		// So Stripe answers for a subscription that was cancelled before, and
 		// for one that never was.
-		if sub, err := c.subscription(ctx, id); err != nil || sub.Status != "canceled" && sub.Status != "incomplete_expired" {
+		if sub, err := readSubscription(ctx, c, id); err != nil || sub.Status != "canceled" && sub.Status != "incomplete_expired" {
 			return fmt.Errorf("stripebill: cancel subscription: %w", errors.Join(ErrNotFound, err))
 		}
 		return nil
@@ -225,29 +225,4 @@ func checkoutOf(s checkoutSession) Checkout {
 func (c *Client) derivedKey(kind string, form url.Values, more string) string {
 	sum := sha256.Sum256([]byte(form.Encode() + "\n" + more)) // Encode sorts by key
 	return c.namespace + ":" + kind + ":" + hex.EncodeToString(sum[:16])
-}
-
-func (c *Client) session(ctx context.Context, id string) (out checkoutSession, err error) {
-	return fetch[checkoutSession](ctx, c, "checkout/sessions", "cs_", id)
-}
-
-func (c *Client) subscription(ctx context.Context, id string) (subscription, error) {
-	return fetch[subscription](ctx, c, "subscriptions", "sub_", id)
-}
-
-func (c *Client) invoice(ctx context.Context, id string) (invoice, error) {
-	return fetch[invoice](ctx, c, "invoices", "in_", id)
-}
-
-func (c *Client) customer(ctx context.Context, id string) (customer, error) {
-	return fetch[customer](ctx, c, "customers", "cus_", id)
-}
-
-// fetch reads one object by its id.
-func fetch[T any](ctx context.Context, c *Client, collection, prefix, id string) (out T, err error) {
-	path, err := object(collection, prefix, id)
-	if err == nil {
-		err = c.get(ctx, path, nil, &out)
-	}
-	return out, err
 }

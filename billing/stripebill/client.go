@@ -116,8 +116,7 @@ func New(secretKey string, opts *Options) (*Client, error) {
 // Check makes one cheap request and returns nil when Stripe takes the
 // credential. The error matches [ErrUnauthorized] when it does not.
 func (c *Client) Check(ctx context.Context) error {
-	var prices list[price]
-	if err := c.get(ctx, "/v1/prices", url.Values{"limit": {"1"}}, &prices); err != nil {
+	if _, err := readList[price](ctx, c, "/v1/prices", url.Values{"limit": {"1"}}); err != nil {
 		return fmt.Errorf("stripebill: check: %w", err)
 	}
 	return nil
@@ -130,12 +129,6 @@ func (c *Client) LastSuccess() time.Time {
 		return time.Unix(0, ns).UTC()
 	}
 	return time.Time{}
-}
-
-// get reads the object at path into out.
-func (c *Client) get(ctx context.Context, path string, query url.Values, out any) error {
-	_, err := c.do(ctx, request{method: http.MethodGet, path: path, form: query}, out)
-	return err
 }
 
 // post writes. An empty key lets stripe-go draw a random one, which protects
@@ -151,20 +144,4 @@ func (c *Client) do(ctx context.Context, r request, out any) (response, error) {
 		c.success.Store(c.now().UnixNano())
 	}
 	return resp, err
-}
-
-// object returns the path of one object, after checking that id is an id of
-// its kind: an id that came from outside never chooses the path.
-func object(collection, prefix, id string) (string, error) {
-	if !validID(prefix, id) {
-		return "", fmt.Errorf("%w: %.40q is no id that begins with %s", ErrNotFound, id, prefix)
-	}
-	return "/v1/" + collection + "/" + id, nil
-}
-
-func validID(prefix, id string) bool {
-	return strings.HasPrefix(id, prefix) && len(id) > len(prefix) && len(id) <= 255 &&
-		!strings.ContainsFunc(id, func(r rune) bool {
-			return (r < '0' || r > '9') && (r < 'A' || r > 'Z') && (r < 'a' || r > 'z') && r != '_' && r != '-'
-		})
 }

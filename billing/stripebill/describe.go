@@ -134,12 +134,8 @@ func (s *Source) eventName(ctx context.Context, id string) (string, error) {
 	if name, ok := s.meters.Load(id); ok {
 		return name.(string), nil
 	}
-	path, err := object("billing/meters", "mtr_", id)
+	m, err := readMeter(ctx, s.client, id)
 	if err != nil {
-		return "", err
-	}
-	var m meter
-	if err := s.client.get(ctx, path, nil, &m); err != nil {
 		return "", err
 	}
 	if m.EventName == "" {
@@ -168,7 +164,7 @@ func (s *Source) pastDueSince(ctx context.Context, sub subscription, periodStart
 	if sub.LatestInvoice == "" {
 		return periodStart, nil
 	}
-	inv, err := s.client.invoice(ctx, string(sub.LatestInvoice))
+	inv, err := readInvoice(ctx, s.client, string(sub.LatestInvoice))
 	if errors.Is(err, ErrNotFound) {
 		return periodStart, nil
 	}

@@ -11,8 +11,9 @@ import (
 
 // list is one page, newest first.
 type list[T any] struct {
-	Data    []T  `json:"data"`
-	HasMore bool `json:"has_more"`
+	Object  string `json:"object"` // "list"
+	Data    []T    `json:"data"`
+	HasMore bool   `json:"has_more"`
 }
 
 // ref is the id of another object, which Stripe sends as a string or, when it

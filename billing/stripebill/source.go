@@ -117,7 +117,7 @@ func (s *Source) nextSeq() int64 {
 // fromSession reads a checkout session. One that is not paid yet asks for
 // nothing: its async_payment_succeeded follows.
 func (s *Source) fromSession(ctx context.Context, id string) (billing.Change, error) {
-	session, err := s.client.session(ctx, id)
+	session, err := readSession(ctx, s.client, id)
 	if err != nil {
 		return billing.Change{}, err
 	}
@@ -135,7 +135,7 @@ func (s *Source) fromSession(ctx context.Context, id string) (billing.Change, er
 	if session.Subscription == "" {
 		return change, nil
 	}
-	sub, err := s.client.subscription(ctx, string(session.Subscription))
+	sub, err := readSubscription(ctx, s.client, string(session.Subscription))
 	if err != nil {
 		return billing.Change{}, err
 	}
@@ -144,7 +144,7 @@ func (s *Source) fromSession(ctx context.Context, id string) (billing.Change, er
 }
 
 func (s *Source) fromInvoice(ctx context.Context, id string) (billing.Change, error) {
-	inv, err := s.client.invoice(ctx, id)
+	inv, err := readInvoice(ctx, s.client, id)
 	if err != nil || inv.subscription() == "" {
 		return billing.Change{}, err
 	}
@@ -154,7 +154,7 @@ func (s *Source) fromInvoice(ctx context.Context, id string) (billing.Change, er
 }
 
 func (s *Source) fromSubscription(ctx context.Context, id string) (billing.Change, error) {
-	sub, err := s.client.subscription(ctx, id)
+	sub, err := readSubscription(ctx, s.client, id)
 	if err != nil {
 		return billing.Change{}, err
 	}
@@ -164,7 +164,7 @@ func (s *Source) fromSubscription(ctx context.Context, id string) (billing.Chang
 	}
 	change := billing.Change{Tenant: t, Customer: string(sub.Customer)}
 	if t.IsZero() {
-		who, err := s.client.customer(ctx, string(sub.Customer))
+		who, err := readCustomer(ctx, s.client, string(sub.Customer))
 		if errors.Is(err, ErrNotFound) {
 			return billing.Change{}, nil
 		}
@@ -185,8 +185,8 @@ func (s *Source) fromSubscription(ctx context.Context, id string) (billing.Chang
 // about a subscription that was replaced doesn't end the one that replaced it.
 func (s *Source) current(ctx context.Context, t tenant.ID, known subscription) (*billing.Subscription, error) {
 	query := url.Values{"customer": {string(known.Customer)}, "status": {"all"}, "limit": {"100"}}
-	var page list[subscription]
-	if err := s.client.get(ctx, "/v1/subscriptions", query, &page); err != nil {
+	page, err := readList[subscription](ctx, s.client, "/v1/subscriptions", query)
+	if err != nil {
 		return nil, err
 	}
 	best := known
@@ -195,7 +195,6 @@ func (s *Source) current(ctx context.Context, t tenant.ID, known subscription) (
 			if best.ID == known.ID {
 				best = other // read later than known
 			}
-			known = other
 			continue
 		}
 		// A foreign or malformed subscription of the same customer is not

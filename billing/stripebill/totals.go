@@ -95,8 +95,8 @@ func (c *Client) meterTotal(ctx context.Context, t billing.Target, from, to time
 	}
 	var total int64
 	for {
-		var page list[meterEventSummary]
-		if err := c.get(ctx, path+"/event_summaries", query, &page); err != nil {
+		page, err := readList[meterEventSummary](ctx, c, path+"/event_summaries", query)
+		if err != nil {
 			return 0, err
 		}
 		for _, s := range page.Data {
@@ -120,8 +120,9 @@ func (c *Client) recordTotal(ctx context.Context, item string, from, to time.Tim
 	if err != nil {
 		return 0, false, err
 	}
-	var page list[usageRecordSummary] // newest first; a hundred periods are years
-	if err := c.get(ctx, path+"/usage_record_summaries", url.Values{"limit": {"100"}}, &page); err != nil {
+	// Newest first; a hundred periods are years.
+	page, err := readList[usageRecordSummary](ctx, c, path+"/usage_record_summaries", url.Values{"limit": {"100"}})
+	if err != nil {
 		return 0, false, err
 	}
 	for i, s := range page.Data {
