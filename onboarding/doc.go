@@ -1,0 +1,2 @@
+// Package onboarding provisions and deprovisions tenants.
+package onboarding

@@ -1,0 +1,2 @@
+// Package monitor watches a server from outside.
+package monitor
