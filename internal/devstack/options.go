@@ -24,8 +24,8 @@ type Options struct {
 	// Redis starts Redis, or its in-process stand-in.
 	Redis bool
 
-	// Fast trades the safety of the data for speed: nothing is synced to disk.
-	// For tests.
+	// Fast trades the safety of the data for speed: nothing is synced to disk,
+	// and a temporary directory is in memory where there is room. For tests.
 	Fast bool
 
 	// Logger hears of each server that was started.

@@ -57,7 +57,9 @@ func startPostgres(ctx context.Context, w *workspace, fast bool) (*postgres, err
 	}
 	if fast {
 		pg.stop = syscall.SIGQUIT // immediate: nobody will read this data again
-		args = append(args, "-c", "fsync=off", "-c", "full_page_writes=off", "-c", "autovacuum=off", "-c", "max_wal_size=1GB")
+		args = append(args,
+			"-c", "fsync=off", "-c", "full_page_writes=off", "-c", "autovacuum=off", "-c", "max_wal_size=256MB",
+			"-c", "dynamic_shared_memory_type=mmap") // which is removed with the directory
 	}
 	log := filepath.Join(w.dir, "postgres.log")
 	// A port that was free a moment ago may be taken when the server binds it.

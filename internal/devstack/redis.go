@@ -31,7 +31,7 @@ type Redis struct {
 // so that what it has confirmed survives [Redis.Stop] and [Redis.Kill], though
 // not always the last second before a power cut.
 func StartRedis(ctx context.Context, durable bool) (*Redis, error) {
-	w, err := openWorkspace(ctx, "")
+	w, err := openWorkspace(ctx, "", true)
 	if err != nil {
 		return nil, err
 	}

@@ -22,7 +22,7 @@ type services struct {
 
 // Start starts what opts asks for. When it fails, nothing is left running.
 func Start(ctx context.Context, opts Options) (*Stack, error) {
-	w, err := openWorkspace(ctx, opts.Dir)
+	w, err := openWorkspace(ctx, opts.Dir, opts.Fast)
 	if err != nil {
 		return nil, err
 	}

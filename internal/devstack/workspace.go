@@ -38,16 +38,20 @@ type workspace struct {
 const patience = 10 * time.Second
 
 // openWorkspace takes dir, or a new temporary directory if dir is empty, after
-// sweeping what dead owners left.
-func openWorkspace(ctx context.Context, dir string) (*workspace, error) {
+// sweeping what dead owners left. A fast one is in memory if there is room.
+func openWorkspace(ctx context.Context, dir string, fast bool) (*workspace, error) {
 	w := &workspace{dir: dir, keep: dir != ""}
 	if w.keep {
 		if err := w.take(ctx); err != nil {
 			return nil, fmt.Errorf("devstack: directory %s: %w", dir, err)
 		}
 	} else {
+		sweep(tempBase())
+		sweep(memoryBase)
 		base := tempBase()
-		sweep(base)
+		if fast && roomInMemory() {
+			base = memoryBase
+		}
 		if err := w.takeTemp(base); err != nil {
 			return nil, fmt.Errorf("devstack: temporary directory: %w", err)
 		}
@@ -114,32 +118,6 @@ func (w *workspace) release() error {
 	}
 	w.lock.Close()
 	return err
-}
-
-// tempBase returns a directory for temporary workspaces: the system's, unless
-// paths in it get too long for a socket or a server that runs as another user
-// couldn't reach them.
-func tempBase() string {
-	base := os.TempDir()
-	if len(base)+len("/"+dirPrefix+"1234567890/pg") > maxSocketDir || !reachable(base) {
-		return "/tmp"
-	}
-	return base
-}
-
-// reachable reports whether every user may pass through dir.
-func reachable(dir string) bool {
-	for {
-		info, err := os.Stat(dir)
-		if err != nil || info.Mode().Perm()&0o001 == 0 {
-			return false
-		}
-		parent := filepath.Dir(dir)
-		if parent == dir {
-			return true
-		}
-		dir = parent
-	}
 }
 
 // sweep stops the servers and removes the directories of dead owners. What it
