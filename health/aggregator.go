@@ -88,7 +88,8 @@ func New(opts *Options) (*Aggregator, error) {
 	a.limiter = newIPLimiter()
 	for _, c := range a.opts.Checks {
 		a.checks = append(a.checks, &entry{
-			a: a, run: c.Run, timeout: c.Timeout, ttl: c.TTL, damping: c.Failures, periodic: c.Interval > 0, stale: c.StaleAfter,
+			a: a, run: c.Run, timeout: c.Timeout, ttl: c.TTL, stale: c.StaleAfter, damping: c.Failures,
+			periodic: c.Interval > 0, ready: c.Ready, startup: c.Startup,
 			last: Result{Name: c.Name, Criticality: c.Criticality, Status: StatusUnknown},
 		})
 	}
@@ -157,6 +158,9 @@ func (o *Options) complete() error {
 	for i := range o.Checks {
 		c, at := &o.Checks[i], fmt.Sprintf("Checks[%d]", i)
 		common(at, c.Name, c.Run == nil, c.Criticality, &c.Timeout, &c.Failures)
+		if c.Ready && c.Criticality == Minor {
+			refuse("%s.Criticality: minor contradicts Ready", at)
+		}
 		staleAfter := 3 * time.Minute
 		switch {
 		case c.Interval < 0:

@@ -58,6 +58,7 @@ type Check struct {
 	// Ready says that the check also decides whether this instance gets
 	// traffic. Set it only for what other instances may still have when this
 	// one hasn't; a dependency that all share takes all of them out at once.
+	// A Minor check can't be Ready.
 	Ready bool
 
 	// Startup says that the check must have passed once before the instance

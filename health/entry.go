@@ -22,7 +22,9 @@ type entry struct {
 	stale    time.Duration // 0 for never
 	damping  int           // failed runs in a row before a check that was ok shows as failing
 	periodic bool          // probes don't cause runs
-	passed   atomic.Bool   // has been ok at least once
+	ready    bool
+	startup  bool
+	passed   atomic.Bool // has been ok at least once
 
 	mu     sync.Mutex
 	last   Result
@@ -40,6 +42,7 @@ type flight struct {
 var (
 	errStuck  = errors.New("still running after its time-out")
 	errNoSlot = errors.New("not run: all slots are taken")
+	errExited = errors.New("check ended its goroutine")
 )
 
 // begin returns the flight to wait for, a new one if the result is older than
@@ -84,31 +87,28 @@ func (e *entry) execute(f *flight) {
 	defer cancel()
 	start := time.Now()
 	stop := context.AfterFunc(ctx, func() { e.expire(f, ctx.Err(), time.Since(start)) })
-	err := e.call(ctx)
-	stop()
-	status, class := judge(err)
-	e.land(f, status, class, err, time.Since(start))
+	// What stands if the check ends its goroutine (runtime.Goexit), after
+	// which only deferred functions run.
+	status, class, err := StatusDown, ClassInternal, errExited
+	defer func() {
+		stop()
+		e.land(f, status, class, err, time.Since(start))
+	}()
+	status, class, err = e.call(ctx)
 }
 
-// call runs the check and makes an error of whatever else than a return ends
-// it. The deferred function also sees runtime.Goexit, which would otherwise
-// leave the check running for ever.
-func (e *entry) call(ctx context.Context) (err error) {
-	err = errors.New("check ended its goroutine")
-	returned := false
+// call runs the check, and judges its error, which is the check's code too.
+func (e *entry) call(ctx context.Context) (status Status, class Class, err error) {
 	defer func() {
-		if returned {
-			return
-		}
 		if v := recover(); v != nil {
 			e.a.log.LogAttrs(ctx, slog.LevelError, "health check panicked",
 				e.attrs(slog.Any("panic", v), slog.String("stack", string(debug.Stack())))...)
-			err = fmt.Errorf("check panicked: %v", v)
+			status, class, err = StatusDown, ClassInternal, fmt.Errorf("check panicked: %v", v)
 		}
 	}()
 	err = e.run(ctx)
-	returned = true
-	return err
+	status, class = judge(err)
+	return status, class, err
 }
 
 // expire makes the result of a run that didn't return in time known.
@@ -153,11 +153,10 @@ func (e *entry) record(status Status, class Class, err error, now time.Time, too
 	}
 	from := r.Status
 	r.Status, r.Class = status, class
-	if from == status && !r.Since.IsZero() {
-		return
+	if from != status || r.Since.IsZero() {
+		r.Since = now
 	}
-	r.Since = now
-	if from == StatusUnknown && status == StatusOK {
+	if from == status || from == StatusUnknown && status == StatusOK {
 		return // the expected first result is no news
 	}
 	e.a.history.add(Transition{Check: r.Name, Tenant: r.Tenant, From: from, To: status, Class: class, Time: now}, err)

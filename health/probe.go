@@ -73,7 +73,7 @@ func (a *Aggregator) gather(ctx context.Context, entries []*entry) []Result {
 		results[i] = e.result()
 		if !ended {
 			// Whatever it was before, it hasn't answered now.
-			results[i].Status, results[i].Class = StatusUnknown, ClassTimeout
+			results[i].Status, results[i].Class, results[i].Since = StatusUnknown, ClassTimeout, time.Now()
 		}
 	}
 	return results

@@ -63,20 +63,19 @@ func (a *Aggregator) answerTo(ctx context.Context, p Profile) answer {
 
 func (a *Aggregator) ready(ctx context.Context) answer {
 	var entries []*entry
-	for i, e := range a.checks {
-		if c := a.opts.Checks[i]; c.Ready || c.Startup && !e.passed.Load() {
+	for _, e := range a.checks {
+		if e.ready || e.startup && !e.passed.Load() {
 			entries = append(entries, e)
 		}
 	}
 	results := a.gather(ctx, entries)
 	status := StatusOK
 	for i, r := range results {
-		switch {
-		case r.Criticality == Minor && entries[i].passed.Load():
-		case r.Status == StatusDegraded && status == StatusOK:
-			status = StatusDegraded
-		case r.Status == StatusDown, r.Status == StatusUnknown:
+		switch e := entries[i]; {
+		case e.startup && !e.passed.Load(), e.ready && (r.Status == StatusDown || r.Status == StatusUnknown):
 			status = StatusDown
+		case e.ready && r.Status == StatusDegraded && status == StatusOK:
+			status = StatusDegraded
 		}
 	}
 	if a.draining.Load() {
@@ -88,8 +87,8 @@ func (a *Aggregator) ready(ctx context.Context) answer {
 
 func (a *Aggregator) startup(ctx context.Context) answer {
 	var waiting []*entry
-	for i, e := range a.checks {
-		if a.opts.Checks[i].Startup && !e.passed.Load() {
+	for _, e := range a.checks {
+		if e.startup && !e.passed.Load() {
 			waiting = append(waiting, e)
 		}
 	}
