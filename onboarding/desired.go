@@ -23,10 +23,6 @@ type Request struct {
 	// The current billing period, both or neither.
 	PeriodStart, PeriodEnd time.Time
 
-	// Handoff names who may fetch the first key, once: a checkout session's
-	// id or a random text. It can't be changed once set.
-	Handoff string
-
 	// Actor is who asks, for the audit log.
 	// Defaults to "operator".
 	Actor string
@@ -41,6 +37,10 @@ type Desired struct {
 	// Seq orders what billing says of one tenant; greater than zero, and
 	// larger is newer.
 	Seq int64
+
+	// Checkout is the id of the paid checkout session that asks for the
+	// tenant, where that is what this is about. The first one is kept.
+	Checkout string
 
 	// Suspend is why billing keeps the tenant from serving ("past_due"); empty
 	// when it may serve.
@@ -85,7 +85,7 @@ func (p *Provisioner) Provision(ctx context.Context, r Request) error {
 }
 
 // Raise applies what billing says. A Desired that isn't newer than the last
-// one applied is ignored, but for its Handoff, which is taken where there is
+// one applied is ignored, but for its Checkout, which is taken where there is
 // none yet. Changes of plan and period of a living tenant, suspension and
 // the closing of the door take effect in the one transaction that Raise makes.
 //
@@ -98,6 +98,12 @@ func (p *Provisioner) Raise(ctx context.Context, in Desired) error {
 	if in.Seq <= 0 {
 		return invalid("Seq", "must be greater than zero")
 	}
+	if err := validText("Checkout", in.Checkout); err != nil {
+		return err
+	}
+	if err := validText("Suspend", in.Suspend); err != nil {
+		return err
+	}
 	grace := p.opts.Grace
 	return p.update(ctx, in.Tenant, true, change(ByBilling, in.Suspend, func(d *draft) error {
 		return d.raise(in, grace)
@@ -109,22 +115,21 @@ func (d *draft) raise(in Desired, grace time.Duration) error {
 	switch {
 	case final(d.State) && !in.Cancel:
 		return d.refuse(EventStart)
-	case leaving(d.State) && !in.Cancel && in.Handoff != "":
+	case leaving(d.State) && !in.Cancel && in.Checkout != "":
 		return d.refuse(EventStart)
 	case final(d.State), leaving(d.State):
 		return nil // it is leaving already; what billing notices of that changes nothing
-	case d.Spec.DeleteBy == ByOperator && !in.Cancel && in.Handoff != "" && fresh:
+	case d.Spec.DeleteBy == ByOperator && !in.Cancel && in.Checkout != "" && fresh:
 		return d.refuse(EventStart) // somebody pays for what an operator is deleting
 	}
+	before := d.Spec.clone()
+	if d.Spec.Checkout == "" {
+		d.Spec.Checkout = in.Checkout
+	}
 	if !fresh {
-		if d.Spec.Handoff == "" && in.Handoff != "" {
-			d.Spec.Handoff = in.Handoff
-			d.wake()
-		}
 		return nil
 	}
 	d.BillingSeq = in.Seq
-	before := d.Spec.clone()
 	if in.Cancel && d.SpecVersion == 0 && in.Plan == "" {
 		in.Plan = "none" // a tombstone of what never lived
 	}
@@ -155,9 +160,6 @@ func (d *draft) merge(r Request) error {
 	set(&d.Spec.Name, r.Name)
 	set(&d.Spec.Email, r.Email)
 	set(&d.Spec.Customer, r.Customer)
-	if d.Spec.Handoff == "" {
-		d.Spec.Handoff = r.Handoff
-	}
 	if r.Plan != "" {
 		d.Spec.Plan = r.Plan
 	}
@@ -198,7 +200,7 @@ func (p *Provisioner) validate(r Request) error {
 		return invalid("Plan", fmt.Sprintf("%.40q is unknown", r.Plan))
 	}
 	for _, f := range []struct{ name, value string }{
-		{"Name", r.Name}, {"Email", r.Email}, {"Customer", r.Customer}, {"Handoff", r.Handoff}, {"Actor", r.Actor},
+		{"Name", r.Name}, {"Email", r.Email}, {"Customer", r.Customer}, {"Actor", r.Actor},
 	} {
 		if err := validText(f.name, f.value); err != nil {
 			return err

@@ -33,8 +33,8 @@ type HealthInput struct{}
 // server understood it, and what that tenant can see.
 type HealthResult struct {
 	Tenant  string `json:"tenant" jsonschema:"the tenant that the server takes the caller for"`
-	Marker  string    `json:"marker" jsonschema:"the tenant's marker, as read from its data"`
-	Visible int       `json:"visible" jsonschema:"how many tenants' markers are visible; one when isolated"`
+	Marker  string `json:"marker" jsonschema:"the tenant's marker, as read from its data"`
+	Visible int    `json:"visible" jsonschema:"how many tenants' markers are visible; one when isolated"`
 }
 
 // HealthCheckTool returns the tool that the canary, monitors and the tenant
@@ -71,4 +71,3 @@ type healthError struct{ err error }
 
 func (e *healthError) Error() string { return "health check failed: the tenant's data can't be read" }
 func (e *healthError) Unwrap() error { return e.err }
-

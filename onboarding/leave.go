@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"time"
+
+	"github.com/mcpsaas/mcpsaas/onboarding/monitor"
 )
 
 // deprovision returns the steps between closing the door, which is a
@@ -80,8 +82,9 @@ func (p *Parts) proveArchive(ctx context.Context, t *Task) error {
 }
 
 func (p *Parts) unmonitor(ctx context.Context, t *Task) (any, error) {
-	ref, err := p.Monitor.Ensure(ctx, p.monitorSpec(t.Tenant))
-	if err != nil {
+	spec := p.monitorSpec(t.Tenant)
+	ref := monitor.Ref{Key: spec.Key} // all that is known of one whose making a crash cut short
+	if err := t.Output(StepMonitor, &ref); err != nil && !errors.Is(err, errNoOutput) {
 		return nil, err
 	}
 	return nil, p.Monitor.Remove(ctx, ref)

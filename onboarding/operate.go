@@ -14,6 +14,9 @@ import (
 const (
 	defaultTimeout = 30 * time.Second
 	maxBackoff     = 5 * time.Minute
+
+	opProvision = "provision"
+	opAttend    = "attend"
 )
 
 // operation names the operation that a tenant in r's state is in. Its
@@ -26,9 +29,9 @@ func operation(r Record) string {
 	case tenant.Purging, tenant.Deleted:
 		return fmt.Sprintf("purge-%d", r.Generation)
 	case tenant.Active, tenant.Suspended:
-		return "attend"
+		return opAttend
 	}
-	return "provision"
+	return opProvision
 }
 
 // operate does what is left of an operation and calls done at its end.
@@ -75,14 +78,18 @@ func (p *Provisioner) operate(ctx context.Context, held Record, steps []Step, do
 func (p *Provisioner) resume(ctx context.Context, held Record) (*Task, map[string]StepRecord, error) {
 	task := &Task{Record: held, Op: operation(held), outputs: make(map[string]json.RawMessage), read: time.Now()}
 	kept := make(map[string]StepRecord)
-	list, err := p.state.Steps(ctx, held.Tenant, task.Op)
-	if err != nil {
-		return nil, nil, err
-	}
-	for _, rec := range list {
-		kept[rec.Name] = rec
-		if rec.Output != nil {
-			task.outputs[rec.Name] = rec.Output
+	for _, op := range []string{opProvision, opAttend, task.Op} {
+		list, err := p.state.Steps(ctx, held.Tenant, op)
+		if err != nil {
+			return nil, nil, err
+		}
+		for _, rec := range list {
+			if rec.Output != nil {
+				task.outputs[rec.Name] = rec.Output
+			}
+			if op == task.Op {
+				kept[rec.Name] = rec
+			}
 		}
 	}
 	return task, kept, nil

@@ -26,9 +26,9 @@ type Spec struct {
 	PeriodStart time.Time `json:"period_start,omitzero"`
 	PeriodEnd   time.Time `json:"period_end,omitzero"`
 
-	// Handoff names who may fetch the first key, once: a checkout session's
-	// id. Empty: nobody fetches it, the operator makes keys.
-	Handoff string `json:"handoff,omitempty"`
+	// Checkout is the id of the paid checkout session that asked for the
+	// tenant, so that its return page can be told from a stranger's.
+	Checkout string `json:"checkout,omitempty"`
 
 	// Holds says who keeps the tenant suspended and why, by [ByBilling] or
 	// [ByOperator]. Empty: it may serve.
@@ -47,7 +47,7 @@ func (s Spec) clone() Spec {
 
 func (s Spec) equal(o Spec) bool {
 	return s.Name == o.Name && s.Email == o.Email && s.Customer == o.Customer && s.Plan == o.Plan &&
-		s.PeriodStart.Equal(o.PeriodStart) && s.PeriodEnd.Equal(o.PeriodEnd) && s.Handoff == o.Handoff &&
+		s.PeriodStart.Equal(o.PeriodStart) && s.PeriodEnd.Equal(o.PeriodEnd) && s.Checkout == o.Checkout &&
 		maps.Equal(s.Holds, o.Holds) && s.DeleteAt.Equal(o.DeleteAt) && s.DeleteBy == o.DeleteBy
 }
 
@@ -112,7 +112,7 @@ const (
 
 // StepRecord is one step of one operation, as it is kept.
 type StepRecord struct {
-	Op        string // "provision-1", "deprovision-2": kind and generation
+	Op        string // "provision", "attend", "deprovision-1", "purge-1": kind and generation
 	Name      string
 	State     StepState
 	Attempt   int       // how often it was begun since the last retry

@@ -23,10 +23,9 @@ type Isolation interface {
 
 // Keys are the tenant's credentials.
 type Keys interface {
-	// IssueFirst makes the tenant's first key, sealed for whoever names
-	// handoff, who may fetch it once. It is idempotent: a tenant has at most
-	// one first key, ever.
-	IssueFirst(ctx context.Context, id tenant.ID, handoff string) error
+	// IssueFirst makes the tenant's first key, sealed until it is fetched,
+	// once. It is idempotent: a tenant has at most one first key, ever.
+	IssueFirst(ctx context.Context, id tenant.ID) error
 
 	// IssueProbe makes a key with the scope [tenant.ScopeCanary] that ends
 	// after ttl.
@@ -158,14 +157,11 @@ func Standard(parts Parts) (Steps, error) {
 			{Name: StepIsolation, Do: p.prepare, Verify: p.proveIsolation},
 			{Name: StepMigrate, Do: act(p.Migrate), Verify: again(p.Migrate)},
 			{Name: StepConfigure, Do: p.configure},
-			{Name: StepFirstKey, Do: p.firstKey},
+			{Name: StepFirstKey, Do: act(p.Keys.IssueFirst)},
 			{Name: StepProbeKey, Do: p.probeKey, Fresh: true},
 			{Name: StepCanary, Do: p.canary, Fresh: true},
 		},
-		Attend: []Step{
-			{Name: StepFirstKey, Do: p.firstKey, Fresh: true}, // billing may name who fetches it late
-			{Name: StepMonitor, Do: p.monitor},
-		},
+		Attend:      []Step{{Name: StepMonitor, Do: p.monitor}},
 		Deprovision: p.deprovision(),
 		Purge:       p.purge(),
 	}, nil
@@ -209,15 +205,6 @@ func (p *Parts) configure(ctx context.Context, t *Task) (any, error) {
 		return nil, nil
 	}
 	return nil, p.Configure(ctx, t.Tenant, p.Config)
-}
-
-// firstKey makes the first key for whoever may fetch it. Without such a one
-// there is none: a key that nobody can be shown must not exist.
-func (p *Parts) firstKey(ctx context.Context, t *Task) (any, error) {
-	if t.Spec.Handoff == "" {
-		return nil, nil
-	}
-	return nil, p.Keys.IssueFirst(ctx, t.Tenant, t.Spec.Handoff)
 }
 
 func (p *Parts) probeKey(ctx context.Context, t *Task) (any, error) {

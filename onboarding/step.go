@@ -3,6 +3,7 @@ package onboarding
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"time"
 )
@@ -55,12 +56,14 @@ type Task struct {
 // now is the store's clock, as far as this process can tell.
 func (t *Task) now() time.Time { return t.Record.Now.Add(time.Since(t.read)) }
 
-// Output decodes what the step of that name returned into v. It is an error if
-// the step has no output yet.
+var errNoOutput = errors.New("onboarding: step has no output")
+
+// Output decodes what the step of that name returned into v: a step of this
+// operation, or of the tenant's provisioning. It is an error if there is none.
 func (t *Task) Output(step string, v any) error {
 	raw, ok := t.outputs[step]
 	if !ok {
-		return fmt.Errorf("onboarding: step %s of %s has no output", step, t.Op)
+		return fmt.Errorf("%w: %s of %s", errNoOutput, step, t.Op)
 	}
 	if err := json.Unmarshal(raw, v); err != nil {
 		return fmt.Errorf("onboarding: read output of step %s: %w", step, err)

@@ -24,6 +24,7 @@ type Spec struct {
 type Ref struct {
 	Provider string `json:"provider"`
 	ID       string `json:"id,omitempty"`
+	Key      string `json:"key"` // the spec's; Remove goes by it when there is no ID
 
 	// ManualRequired is set when a person has to make the monitor, with what
 	// is said in Note. It is never a pretended success.
@@ -63,7 +64,9 @@ type Noop struct{}
 var _ Monitor = Noop{}
 
 // Ensure implements [Monitor].
-func (Noop) Ensure(context.Context, Spec) (Ref, error) { return Ref{Provider: "none"}, nil }
+func (Noop) Ensure(_ context.Context, s Spec) (Ref, error) {
+	return Ref{Provider: "none", Key: s.Key}, nil
+}
 
 // Remove implements [Monitor].
 func (Noop) Remove(context.Context, Ref) error { return nil }
@@ -84,7 +87,7 @@ var _ Monitor = Manual{}
 
 // Ensure implements [Monitor].
 func (m Manual) Ensure(_ context.Context, s Spec) (Ref, error) {
-	return Ref{Provider: "manual", ID: s.Key, ManualRequired: true, Note: "enter " + s.URL + " at " + m.service()}, nil
+	return Ref{Provider: "manual", Key: s.Key, ManualRequired: true, Note: "enter " + s.URL + " at " + m.service()}, nil
 }
 
 // Remove implements [Monitor]. There is nothing that it could remove: the
