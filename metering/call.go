@@ -1,0 +1,301 @@
+package metering
+
+import (
+	"context"
+	"log/slog"
+	"sync/atomic"
+	"time"
+
+	"github.com/modelcontextprotocol/go-sdk/mcp"
+
+	"github.com/mcpsaas/mcpsaas/metering/usage"
+	"github.com/mcpsaas/mcpsaas/tenancy/tenant"
+)
+
+const (
+	settleTimeout = 2 * time.Second // bounds what follows a call whose caller may be gone
+	recordTries   = 2
+)
+
+// call is one run of a tool on its way through the Meter. The middleware and
+// the wrapper of one call share it, so that the call is charged once.
+type call struct {
+	meter *Meter
+	state callState
+	begun bool // the wrapper has run at least once
+
+	tenant tenant.Tenant
+	tool   string // what the caller is told
+	label  string // what is counted: tool, or UnknownTool
+	spec   Tool
+	start  time.Time
+	key    string // the caller's idempotency key
+
+	decision Decision
+	outcome  usage.Outcome
+	denied   *QuotaError
+
+	// charge is what the handler asked to be charged; negative if it did not.
+	charge atomic.Int64
+}
+
+// probe reports whether the platform itself is calling.
+func (c *call) probe() bool { return c.tenant.HasScope(tenant.ScopeCanary) }
+
+func (c *call) free() bool { return c.spec.Free || c.probe() }
+
+type callState int
+
+const (
+	idle    callState = iota // nothing is reserved
+	running                  // reserved, and the tool runs
+	ended                    // the tool has ended; the middleware will finish
+)
+
+type callKey struct{}
+
+// enter returns the call that ctx belongs to, or a new one. shared reports that
+// the middleware made it and will finish it.
+func (m *Meter) enter(ctx context.Context) (_ context.Context, c *call, shared bool) {
+	if c, ok := ctx.Value(callKey{}).(*call); ok && c.meter == m {
+		return ctx, c, true
+	}
+	c = &call{meter: m}
+	return context.WithValue(ctx, callKey{}, c), c, false
+}
+
+// reserve takes what the call of tool costs. A call that must not run gets an
+// error that can be shown to its caller; its event has been recorded.
+func (m *Meter) reserve(ctx context.Context, c *call, tool string, req *mcp.CallToolRequest) error {
+	t, ok := tenant.FromContext(ctx)
+	if !ok {
+		return ErrUnauthenticated
+	}
+	c.tenant, c.tool, c.label, c.start = t, tool, m.label(tool), m.now()
+	c.decision, c.denied, c.key = Decision{Allowed: true, Source: SourceUnlimited, Refused: -1, Time: c.start.UTC()}, nil, ""
+	c.charge.Store(-1)
+	if c.spec, ok = m.tools[tool]; !ok {
+		c.spec = Tool{Units: 1}
+	}
+	err := m.admit(ctx, c, req)
+	if err != nil {
+		c.outcome = usage.Error
+		if c.denied != nil {
+			c.outcome = usage.Denied
+		} else if ctx.Err() != nil {
+			c.outcome = usage.Canceled
+		}
+		c.decision.Units, c.decision.ID = 0, newEventID()
+		m.recordUncharged(ctx, c)
+		return err
+	}
+	m.admitted.Add(1)
+	c.state = running
+	return nil
+}
+
+// admit decides on the call and fills in c.decision.
+func (m *Meter) admit(ctx context.Context, c *call, req *mcp.CallToolRequest) error {
+	if c.free() {
+		return nil
+	}
+	plan, ok := m.plans[c.tenant.Plan]
+	if !ok {
+		m.log.LogAttrs(ctx, slog.LevelError, "tenant's plan is not configured", slog.String("tenant", c.tenant.ID.String()), slog.String("plan", string(c.tenant.Plan)))
+		return ErrUnknownPlan
+	}
+	units, err := c.spec.price(req)
+	if err != nil {
+		return err
+	}
+	if c.key, err = idempotencyKey(req); err != nil {
+		return err
+	}
+	r := Request{Tenant: c.tenant.ID, Units: units, Bounds: plan.bounds(c.tool, c.tenant, c.start)}
+	if c.key == "" {
+		r.ID = newEventID()
+	} else {
+		r.Key, r.ID = m.replayIDs(c, req)
+		r.KeyTTL = m.keyTTL
+	}
+	if len(r.Bounds) == 0 {
+		c.decision.ID, c.decision.Units, c.decision.Request = r.ID, units, r
+		return nil
+	}
+
+	d, err := m.guard.take(ctx, r)
+	if err != nil {
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		return m.outage(ctx, c, plan.Plan, r, err)
+	}
+	return m.apply(c, d)
+}
+
+// outage decides on a call while the limiter is away.
+func (m *Meter) outage(ctx context.Context, c *call, plan Plan, r Request, cause error) error {
+	if cause != errBreakerOpen {
+		m.log.LogAttrs(ctx, slog.LevelWarn, "limiter can't be asked", slog.String("tenant", c.tenant.ID.String()), slog.String("tool", c.label), slog.Any("err", cause))
+	}
+	if plan.OnOutage != Allow {
+		m.unavailable.Add(1)
+		c.denied = &QuotaError{Code: CodeUnavailable, Tool: c.tool, Plan: c.tenant.Plan, Units: r.Units, RetryAfter: breakerProbe}
+		return c.denied
+	}
+	d, err := m.guard.takeLocal(ctx, r)
+	if err != nil {
+		return err
+	}
+	if d.Allowed {
+		m.unmetered.Add(1)
+	}
+	return m.apply(c, d)
+}
+
+func (m *Meter) apply(c *call, d Decision) error {
+	c.decision = d
+	if !d.Allowed {
+		m.denied.Add(1)
+		c.denied = quotaError(d, c.tool, c.tenant.Plan)
+		return c.denied
+	}
+	if d.Replay {
+		m.replayed.Add(1)
+	}
+	return nil
+}
+
+// finish settles a call that ran and records its event. The error, if any,
+// must be answered instead of the tool's result.
+func (m *Meter) finish(ctx context.Context, c *call, outcome usage.Outcome) error {
+	c.state, c.outcome = idle, outcome
+	d := &c.decision
+	reserved, want := d.Units, int64(0)
+	if c.spec.Charge.charges(outcome) {
+		want = reserved
+		if asked := c.charge.Load(); asked >= 0 && !d.Replay && !c.free() {
+			want = asked
+		}
+	}
+	// The caller may be gone, and its units and event must not go with it.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), settleTimeout)
+	defer cancel()
+	m.settle(ctx, c, want)
+	if c.probe() {
+		c.outcome = usage.Probe
+	}
+	if d.Units == 0 {
+		if d.ID == "" || c.key != "" {
+			// The id of a charge under an idempotency key belongs to the call
+			// that is charged in the end.
+			d.ID = newEventID()
+		}
+		m.recordUncharged(ctx, c)
+		return nil
+	}
+	if err := m.record(ctx, c); err != nil {
+		m.unrecorded.Add(1)
+		m.log.LogAttrs(ctx, slog.LevelError, "usage not recorded, answer withheld", slog.String("tenant", c.tenant.ID.String()), slog.String("tool", c.label), slog.String("event", d.ID), slog.Any("err", err))
+		m.settle(ctx, c, 0)
+		return ErrNotRecorded
+	}
+	return nil
+}
+
+// settle changes what the call is charged to want, if that is not what it has
+// been charged already.
+func (m *Meter) settle(ctx context.Context, c *call, want int64) {
+	d := &c.decision
+	if want == d.Units && !(d.Replay && want == 0) {
+		return
+	}
+	if len(d.Request.Bounds) == 0 {
+		d.Units = want
+		return
+	}
+	charged, err := m.guard.settle(ctx, *d, want)
+	if err != nil {
+		m.settleFailed.Add(1)
+		m.log.LogAttrs(ctx, slog.LevelWarn, "units not settled, the limits still count them", slog.String("tenant", c.tenant.ID.String()), slog.String("tool", c.label), slog.String("event", d.ID), slog.Any("err", err))
+		charged = min(want, d.Units) // a bill never exceeds what was taken
+	} else if charged < want {
+		m.log.LogAttrs(ctx, slog.LevelWarn, "limits admitted only part of what a tool asked to charge", slog.String("tenant", c.tenant.ID.String()), slog.String("tool", c.label), slog.String("event", d.ID))
+	}
+	for i, b := range d.Request.Bounds {
+		if !b.Attempts && i < len(d.Limits) && !d.Replay {
+			d.Limits[i].Remaining = max(0, d.Limits[i].Remaining+d.Units-charged)
+		}
+	}
+	d.Units = charged
+}
+
+func (m *Meter) event(c *call) usage.Event {
+	return usage.Event{
+		ID:        c.decision.ID,
+		Tenant:    c.tenant.ID,
+		Plan:      c.tenant.Plan,
+		Tool:      c.label,
+		Units:     c.decision.Units,
+		Outcome:   c.outcome,
+		Time:      c.decision.Time.UTC(),
+		Duration:  max(0, m.now().Sub(c.start)),
+		Unmetered: c.decision.Source == SourceLocal && c.decision.Allowed,
+		RequestID: c.key,
+	}
+}
+
+func (m *Meter) record(ctx context.Context, c *call) error {
+	e := m.event(c)
+	var err error
+	for range recordTries {
+		if err = m.sink.Record(ctx, e); err == nil {
+			break
+		}
+	}
+	if m.observe != nil {
+		m.observe(Observation{Plan: e.Plan, Tool: e.Tool, Outcome: e.Outcome, Source: c.decision.Source, Units: e.Units, Duration: e.Duration})
+	}
+	return err
+}
+
+// recordUncharged records an event without units. Losing it loses no money, so
+// the answer it belongs to is given all the same; the loss is counted.
+func (m *Meter) recordUncharged(ctx context.Context, c *call) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), settleTimeout)
+	defer cancel()
+	if err := m.record(ctx, c); err != nil {
+		m.eventsLost.Add(1)
+		m.log.LogAttrs(ctx, slog.LevelError, "event of an uncharged call lost", slog.String("tenant", c.tenant.ID.String()), slog.String("tool", c.label), slog.String("event", c.decision.ID), slog.Any("err", err))
+	}
+}
+
+// outcomeOf tells how a run of a tool ended.
+func outcomeOf(ctx context.Context, res *mcp.CallToolResult, err error) usage.Outcome {
+	switch {
+	case err == nil && res != nil && res.InputRequests != nil:
+		return usage.Input
+	case err == nil && (res == nil || !res.IsError):
+		return usage.OK
+	case ctx.Err() != nil:
+		return usage.Canceled
+	default:
+		return usage.Error
+	}
+}
+
+// label returns the name under which a tool is counted.
+func (m *Meter) label(tool string) string {
+	if _, ok := m.tools[tool]; ok {
+		return tool
+	}
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	if m.wrapped[tool] || m.known[tool] {
+		return tool
+	}
+	return UnknownTool
+}
+
+// newEventID returns a UUIDv7, so that events sort by time in an index.
+func newEventID() string { return tenant.NewID().String() }

@@ -1,0 +1,155 @@
+package metering
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+)
+
+const (
+	breakerFailures = 5           // failures in a row that open the breaker
+	breakerProbe    = time.Second // how often an open breaker lets one question through
+
+	// inFlight is how many questions a process asks at once: enough to keep a
+	// limiter busy, few enough that the budget measures the limiter and not
+	// the queue in front of it when a thousand calls come at once.
+	inFlight = 16
+)
+
+var errBreakerOpen = errors.New("not asked: the last questions failed")
+
+// guard puts a time budget and a circuit breaker before a Limiter, and stands
+// in for it with a local count while it is away.
+type guard struct {
+	limiter Limiter
+	budget  time.Duration
+	now     func() time.Time
+	permits chan struct{}
+
+	mu       sync.Mutex
+	failures int       // in a row
+	probeAt  time.Time // when an open breaker lets the next question through
+	local    *Memory   // counts of the present outage; nil if there is none
+}
+
+func newGuard(l Limiter, budget time.Duration, now func() time.Time) *guard {
+	return &guard{limiter: l, budget: budget, now: now, permits: make(chan struct{}, inFlight)}
+}
+
+func (g *guard) take(ctx context.Context, r Request) (d Decision, err error) {
+	err = g.ask(ctx, func(ctx context.Context) error {
+		d, err = g.limiter.Take(ctx, r)
+		return err
+	})
+	return d, err
+}
+
+func (g *guard) peek(ctx context.Context, r Request) (d Decision, err error) {
+	err = g.ask(ctx, func(ctx context.Context) error {
+		d, err = g.limiter.Peek(ctx, r)
+		return err
+	})
+	return d, err
+}
+
+func (g *guard) settle(ctx context.Context, d Decision, units int64) (charged int64, err error) {
+	if d.Source == SourceLocal {
+		g.mu.Lock()
+		local := g.local
+		g.mu.Unlock()
+		if local == nil { // the outage has ended, and its counts with it
+			return units, nil
+		}
+		return local.Settle(ctx, d, units)
+	}
+	err = g.ask(ctx, func(ctx context.Context) error {
+		charged, err = g.limiter.Settle(ctx, d, units)
+		return err
+	})
+	return charged, err
+}
+
+// takeLocal decides for this process alone.
+func (g *guard) takeLocal(ctx context.Context, r Request) (Decision, error) {
+	g.mu.Lock()
+	if g.local == nil {
+		g.local = NewMemory(g.now)
+	}
+	local := g.local
+	g.mu.Unlock()
+	d, err := local.Take(ctx, r)
+	d.Source = SourceLocal
+	return d, err
+}
+
+func (g *guard) ask(ctx context.Context, question func(context.Context) error) error {
+	select {
+	case g.permits <- struct{}{}:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	defer func() { <-g.permits }()
+	if !g.admit() {
+		return errBreakerOpen
+	}
+	asked, cancel := context.WithTimeout(ctx, g.budget)
+	defer cancel()
+	err := question(asked)
+	if err != nil && ctx.Err() != nil {
+		return ctx.Err() // the caller gave up: that says nothing about the limiter
+	}
+	g.report(err)
+	return err
+}
+
+// check asks whether the limiter answers, whatever the breaker says.
+func (g *guard) check(ctx context.Context) error {
+	checker, ok := g.limiter.(interface{ Check(context.Context) error })
+	if !ok {
+		g.mu.Lock()
+		defer g.mu.Unlock()
+		if g.failures >= breakerFailures {
+			return errBreakerOpen
+		}
+		return nil
+	}
+	err := checker.Check(ctx)
+	if err != nil && ctx.Err() == context.Canceled {
+		return err
+	}
+	g.report(err)
+	return err
+}
+
+func (g *guard) admit() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.failures < breakerFailures {
+		return true
+	}
+	now := g.now()
+	if now.Before(g.probeAt) {
+		return false
+	}
+	g.probeAt = now.Add(breakerProbe)
+	return true
+}
+
+func (g *guard) report(err error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if err == nil {
+		g.failures, g.local = 0, nil
+		return
+	}
+	if g.failures++; g.failures >= breakerFailures {
+		g.probeAt = g.now().Add(breakerProbe)
+	}
+}
+
+func (g *guard) open() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.failures >= breakerFailures
+}

@@ -1,0 +1,233 @@
+package metering
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/mcpsaas/mcpsaas/metering/usage"
+	"github.com/mcpsaas/mcpsaas/tenancy/tenant"
+)
+
+// UnknownTool stands in keys, events and observations for a tool that the
+// Meter has not seen succeed and that has no price: names that callers make up
+// never become keys or labels.
+const UnknownTool = "unknown"
+
+// Options are the settings of a [Meter]. The zero value works.
+type Options struct {
+	// Tools is the price of each tool by its name. A tool that is missing here
+	// costs 1 unit, and Coverage reports it.
+	Tools map[string]Tool
+
+	// Plans is what the tenants of each plan may use; a tenant of any other
+	// plan is refused. Defaults to DefaultPlans().
+	Plans map[tenant.Plan]Plan
+
+	// Logger takes what the operator should know. Nil discards it.
+	Logger *slog.Logger
+
+	// Now is the local clock. Defaults to time.Now.
+	Now func() time.Time
+
+	// Budget is how long one question to the limiter may take. A call meets
+	// at most one that fails before its tool runs, and at most one after.
+	// Defaults to 25 ms.
+	Budget time.Duration
+
+	// IdempotencyTTL is how long an idempotency key is remembered.
+	// Defaults to 24 hours.
+	IdempotencyTTL time.Duration
+
+	// Observe, if set, is told of every call once it has ended, for metrics.
+	// It must be fast and safe for concurrent use.
+	Observe func(Observation)
+}
+
+// Observation is a call without its tenant: every field is of small
+// cardinality, fit for the label of a metric.
+type Observation struct {
+	Plan     tenant.Plan
+	Tool     string // UnknownTool for a name that callers made up
+	Outcome  usage.Outcome
+	Source   Source
+	Units    int64
+	Duration time.Duration
+}
+
+// Meter meters tool calls. It is safe for concurrent use; its configuration
+// does not change.
+type Meter struct {
+	guard *guard
+	sink  usage.Sink
+	tools map[string]Tool
+	plans map[tenant.Plan]compiledPlan
+
+	log     *slog.Logger
+	now     func() time.Time
+	keyTTL  time.Duration
+	observe func(Observation)
+
+	mu        sync.RWMutex
+	wrapped   map[string]bool // tools that WithMetering has wrapped
+	known     map[string]bool // tools without a price that have been seen to exist
+	installed atomic.Bool     // Middleware has been put into a server
+
+	counters
+}
+
+// compiledPlan is a plan with the bounds of each priced tool worked out.
+type compiledPlan struct {
+	Plan
+	byTool  map[string][]Bound
+	other   []Bound // any tool without a price of its own
+	periods bool    // some bound has a period to be filled in per call
+}
+
+// New returns a Meter that asks limiter and records into sink. It reports every
+// mistake in opts by the name of its field. Nil opts mean the defaults.
+func New(limiter Limiter, sink usage.Sink, opts *Options) (*Meter, error) {
+	if opts == nil {
+		opts = &Options{}
+	}
+	o := *opts
+	if o.Plans == nil {
+		o.Plans = DefaultPlans()
+	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	if o.Budget == 0 {
+		o.Budget = 25 * time.Millisecond
+	}
+	if o.IdempotencyTTL == 0 {
+		o.IdempotencyTTL = 24 * time.Hour
+	}
+	if err := o.validate(limiter, sink); err != nil {
+		return nil, fmt.Errorf("metering: configure meter: %w", err)
+	}
+
+	m := &Meter{
+		guard:   newGuard(limiter, o.Budget, o.Now),
+		sink:    sink,
+		tools:   maps.Clone(o.Tools),
+		plans:   make(map[tenant.Plan]compiledPlan, len(o.Plans)),
+		log:     o.Logger,
+		now:     o.Now,
+		keyTTL:  o.IdempotencyTTL,
+		observe: o.Observe,
+		wrapped: make(map[string]bool),
+		known:   make(map[string]bool),
+	}
+	for name, p := range o.Plans {
+		m.plans[name] = compile(p, o.Tools)
+	}
+	return m, nil
+}
+
+func (o Options) validate(limiter Limiter, sink usage.Sink) error {
+	var errs []error
+	if limiter == nil {
+		errs = append(errs, errors.New("limiter is nil"))
+	}
+	if sink == nil {
+		errs = append(errs, errors.New("sink is nil"))
+	}
+	for _, name := range slices.Sorted(maps.Keys(o.Tools)) {
+		field := fmt.Sprintf("Tools[%q]", name)
+		if name == "" {
+			errs = append(errs, fmt.Errorf("%s: the name is empty", field))
+		}
+		errs = append(errs, o.Tools[name].validate(field))
+	}
+	if len(o.Plans) == 0 {
+		errs = append(errs, errors.New("Plans: is empty, so that every call would be refused"))
+	}
+	for _, name := range slices.Sorted(maps.Keys(o.Plans)) {
+		field := fmt.Sprintf("Plans[%q]", name)
+		if name == "" {
+			errs = append(errs, fmt.Errorf("%s: the name is empty", field))
+		}
+		errs = append(errs, o.Plans[name].validate(field, o.Tools))
+	}
+	if o.Budget < time.Millisecond || o.Budget > time.Minute {
+		errs = append(errs, fmt.Errorf("Budget: %v is not within 1ms and 1m", o.Budget))
+	}
+	if o.IdempotencyTTL < time.Minute || o.IdempotencyTTL > 30*24*time.Hour {
+		errs = append(errs, fmt.Errorf("IdempotencyTTL: %v is not within 1m and 720h", o.IdempotencyTTL))
+	}
+	return errors.Join(errs...)
+}
+
+func compile(p Plan, tools map[string]Tool) compiledPlan {
+	c := compiledPlan{Plan: p, byTool: make(map[string][]Bound, len(tools)), other: p.bounds("")}
+	for name := range tools {
+		c.byTool[name] = p.bounds(name)
+		c.periods = c.periods || slices.ContainsFunc(c.byTool[name], func(b Bound) bool { return b.Period != "" })
+	}
+	c.periods = c.periods || slices.ContainsFunc(c.other, func(b Bound) bool { return b.Period != "" })
+	return c
+}
+
+// bounds returns what a call of the tool by t draws on now. It must not be
+// modified.
+func (c compiledPlan) bounds(tool string, t tenant.Tenant, now time.Time) []Bound {
+	bounds, ok := c.byTool[tool]
+	if !ok {
+		bounds = c.other
+	}
+	if !c.periods {
+		return bounds
+	}
+	bounds = slices.Clone(bounds)
+	for i, b := range bounds {
+		if b.Period != "" {
+			bounds[i].Start, bounds[i].End = b.periodAt(now, t)
+		}
+	}
+	return bounds
+}
+
+// Remaining tells where the limits of the tenant in ctx stand, those that hold
+// for all tools together; none for an unlimited plan. It asks the limiter and
+// changes nothing.
+func (m *Meter) Remaining(ctx context.Context) ([]LimitState, error) {
+	t, ok := tenant.FromContext(ctx)
+	if !ok {
+		return nil, ErrUnauthenticated
+	}
+	plan, ok := m.plans[t.Plan]
+	if !ok {
+		return nil, ErrUnknownPlan
+	}
+	bounds := plan.bounds("", t, m.now())
+	if len(bounds) > 0 && bounds[len(bounds)-1].Attempts {
+		bounds = bounds[:len(bounds)-1]
+	}
+	if len(bounds) == 0 {
+		return nil, nil
+	}
+	d, err := m.guard.peek(ctx, Request{Tenant: t.ID, Bounds: bounds})
+	if err != nil {
+		return nil, fmt.Errorf("metering: ask limiter: %w", err)
+	}
+	return d.Limits, nil
+}
+
+// Check reports whether the limiter can be asked, for a health check. It asks
+// even while the breaker is open, and closes it when the limiter answers.
+func (m *Meter) Check(ctx context.Context) error {
+	if err := m.guard.check(ctx); err != nil {
+		return fmt.Errorf("metering: check limiter: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,44 @@
+package metering
+
+import "sync/atomic"
+
+// Stats are counts since the Meter was made.
+type Stats struct {
+	Admitted    int64 // calls that ran, free ones and replays too
+	Denied      int64 // calls that a limit refused
+	Unmetered   int64 // calls let through while the limiter was away
+	Unavailable int64 // calls refused because the limiter was away
+	Replayed    int64 // calls that an earlier charge paid for, by idempotency key
+
+	// SettleFailed counts calls whose units could not be given back, or taken
+	// in addition, because the limiter was away; they stay as reserved.
+	SettleFailed int64
+
+	// Unrecorded counts answers that were withheld because their usage could
+	// not be made durable, and EventsLost the events of uncharged calls (a
+	// refusal, an error) that were answered all the same.
+	Unrecorded, EventsLost int64
+
+	// BreakerOpen is set while the limiter is not asked, after repeated failures.
+	BreakerOpen bool
+}
+
+type counters struct {
+	admitted, denied, unmetered, unavailable, replayed atomic.Int64
+	settleFailed, unrecorded, eventsLost               atomic.Int64
+}
+
+// Stats returns the counts so far.
+func (m *Meter) Stats() Stats {
+	return Stats{
+		Admitted:     m.admitted.Load(),
+		Denied:       m.denied.Load(),
+		Unmetered:    m.unmetered.Load(),
+		Unavailable:  m.unavailable.Load(),
+		Replayed:     m.replayed.Load(),
+		SettleFailed: m.settleFailed.Load(),
+		Unrecorded:   m.unrecorded.Load(),
+		EventsLost:   m.eventsLost.Load(),
+		BreakerOpen:  m.guard.open(),
+	}
+}

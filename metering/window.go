@@ -1,0 +1,81 @@
+package metering
+
+import (
+	"slices"
+	"time"
+)
+
+// window is a sliding window that remembers runs of calls as one entry. An
+// entry counts until its last call is a whole window old, so that no window
+// ever holds more than was admitted, and a unit is released late by at most
+// the length of a run.
+type window struct {
+	entries []entry // in order of time; the last one may still grow
+	sum     int64
+	length  time.Duration
+}
+
+type entry struct {
+	start, last time.Time
+	units       int64
+}
+
+// prune drops the entries that have left the window at now.
+func (w *window) prune(now time.Time, length time.Duration) {
+	n := 0
+	for n < len(w.entries) && !w.entries[n].last.After(now.Add(-length)) {
+		w.sum -= w.entries[n].units
+		n++
+	}
+	w.entries = slices.Delete(w.entries, 0, n)
+}
+
+func (w *window) used(now time.Time, length time.Duration) int64 {
+	w.prune(now, length)
+	return w.sum
+}
+
+func (w *window) add(now time.Time, units int64, resolution time.Duration) {
+	w.sum += units
+	if n := len(w.entries); n > 0 {
+		e := &w.entries[n-1]
+		if now.Before(e.last) {
+			now = e.last // a clock that steps back releases late, never early
+		}
+		if e.units == 0 {
+			e.start = now
+		}
+		if now.Sub(e.start) < resolution {
+			e.last = now
+			e.units += units
+			return
+		}
+	}
+	w.entries = append(w.entries, entry{start: now, last: now, units: units})
+}
+
+// sub takes units out of the entry that holds the calls of the time at. Taking
+// them out of a later entry instead would release them too early.
+func (w *window) sub(at time.Time, units int64) {
+	for i := range w.entries {
+		if e := &w.entries[i]; !e.last.Before(at) {
+			if e.start.After(at) {
+				return // the entry of that time has left the window
+			}
+			units = min(units, e.units)
+			e.units -= units
+			w.sum -= units
+			return
+		}
+	}
+}
+
+// retryAfter is how long it takes until missing units have left the window.
+func (w *window) retryAfter(now time.Time, length time.Duration, missing int64) time.Duration {
+	for _, e := range w.entries {
+		if missing -= e.units; missing <= 0 {
+			return e.last.Add(length).Sub(now)
+		}
+	}
+	return length
+}
