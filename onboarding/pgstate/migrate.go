@@ -1,0 +1,19 @@
+package pgstate
+
+import (
+	"context"
+	"embed"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/mcpsaas/mcpsaas/internal/pgmigrate"
+)
+
+//go:embed migrations/*.sql
+var migrations embed.FS
+
+// Migrate creates or updates the tables of this package, as the owner of the
+// database and after tenancy.Migrate. It is safe to run twice and at once.
+func Migrate(ctx context.Context, conn *pgx.Conn) error {
+	return pgmigrate.Run(ctx, conn, "pgstate", migrations)
+}
