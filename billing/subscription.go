@@ -35,7 +35,7 @@ type Subscription struct {
 	PastDueSince           time.Time // zero unless past_due
 	CollectionPaused       bool
 	EndedAt                time.Time // when it ended for good; zero while it runs
-	Targets                []Target // the metered items; both modes while migrating
+	Targets                []Target  // the metered items; both modes while migrating
 }
 
 // Notice is a provider's message that something of one object has changed: a

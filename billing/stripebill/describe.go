@@ -23,6 +23,7 @@ func (s *Source) describe(ctx context.Context, t tenant.ID, sub subscription) (*
 		Status:            billing.SubscriptionStatus(sub.Status),
 		CancelAtPeriodEnd: sub.CancelAtPeriodEnd,
 		CollectionPaused:  sub.PauseCollection != nil,
+		EndedAt:           sub.EndedAt.time(),
 	}
 	ended := out.Status == billing.Canceled || out.Status == billing.IncompleteExpired
 	var flat subscriptionItem

@@ -105,6 +105,7 @@ type subscription struct {
 	CurrentPeriodStart unix     `json:"current_period_start"` // before 2025-03-31
 	CurrentPeriodEnd   unix     `json:"current_period_end"`
 	CancelAtPeriodEnd  bool     `json:"cancel_at_period_end"`
+	EndedAt            unix     `json:"ended_at"`
 	LatestInvoice      ref      `json:"latest_invoice"`
 	PauseCollection    *struct {
 		Behavior string `json:"behavior"`

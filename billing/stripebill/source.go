@@ -2,13 +2,12 @@ package stripebill
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"maps"
 	"net/url"
+	"slices"
 	"strings"
 	"sync"
-	"sync/atomic"
 
 	"github.com/mcpsaas/mcpsaas/billing"
 	"github.com/mcpsaas/mcpsaas/tenancy/tenant"
@@ -44,7 +43,6 @@ type SourceOptions struct {
 type Source struct {
 	client *Client
 	plans  map[string]tenant.Plan
-	seq    atomic.Int64
 	meters sync.Map // meter id -> event name, which never changes
 }
 
@@ -60,14 +58,15 @@ func NewSource(c *Client, opts *SourceOptions) *Source {
 }
 
 // Fetch returns what Stripe says of the tenant that n speaks of, and the zero
-// Change when n is of a type, or about an object, that concerns no tenant.
+// Change when n is of a type, or about an object, that concerns none. Where
+// only the customer is known, the tenant is zero: whoever keeps customers may
+// know it. Change.Seq is left to the caller, who draws it before.
 //
 // The error matches [ErrNotFound] when the object doesn't exist in this
 // account and mode, [tenant.ErrInvalidID] when it names a malformed tenant,
 // and [ErrAmbiguous] when it contradicts itself: repeating doesn't mend these.
 // Any other error is worth another try.
 func (s *Source) Fetch(ctx context.Context, n billing.Notice) (billing.Change, error) {
-	seq := s.nextSeq() // before the first read
 	var change billing.Change
 	var err error
 	switch {
@@ -79,12 +78,8 @@ func (s *Source) Fetch(ctx context.Context, n billing.Notice) (billing.Change, e
 		change, err = s.fromInvoice(ctx, n.ObjectID)
 	}
 	if err != nil {
-		return billing.Change{}, fmt.Errorf("stripebill: fetch %s of %s: %w", n.ObjectID, n.Type, err)
+		return billing.Change{}, fmt.Errorf("stripebill: fetch %.40q of %s: %w", n.ObjectID, n.Type, err)
 	}
-	if change.Tenant.IsZero() {
-		return billing.Change{}, nil
-	}
-	change.Seq = seq
 	return change, nil
 }
 
@@ -99,19 +94,6 @@ var invoiceNotices = map[string]bool{
 	"invoice.payment_action_required": true,
 	"invoice.marked_uncollectible":    true,
 	"invoice.voided":                  true,
-}
-
-// nextSeq draws a number from the clock, larger than any before: it orders the
-// fetches of this process strictly, and those of replicas as well as their
-// clocks agree.
-func (s *Source) nextSeq() int64 {
-	for {
-		last := s.seq.Load()
-		next := max(s.client.now().UnixMicro(), last+1)
-		if s.seq.CompareAndSwap(last, next) {
-			return next
-		}
-	}
 }
 
 // fromSession reads a checkout session. One that is not paid yet asks for
@@ -149,7 +131,7 @@ func (s *Source) fromInvoice(ctx context.Context, id string) (billing.Change, er
 		return billing.Change{}, err
 	}
 	change, err := s.fromSubscription(ctx, inv.subscription())
-	change.FlushUsage = err == nil && inv.Status == "draft" && inv.BillingReason == "subscription_cycle"
+	change.FlushUsage = change.Subscription != nil && inv.Status == "draft" && inv.BillingReason == "subscription_cycle"
 	return change, err
 }
 
@@ -158,20 +140,19 @@ func (s *Source) fromSubscription(ctx context.Context, id string) (billing.Chang
 	if err != nil {
 		return billing.Change{}, err
 	}
-	t, err := tenantOf(sub.Metadata)
-	if err != nil {
+	change := billing.Change{Customer: string(sub.Customer)}
+	if change.Tenant, err = tenantOf(sub.Metadata); err != nil {
 		return billing.Change{}, err
 	}
-	change := billing.Change{Tenant: t, Customer: string(sub.Customer)}
-	if t.IsZero() {
-		who, err := readCustomer(ctx, s.client, string(sub.Customer))
-		if errors.Is(err, ErrNotFound) {
-			return billing.Change{}, nil
+	if change.Tenant.IsZero() {
+		if !s.ours(sub) {
+			return billing.Change{}, nil // something else that this account sells
 		}
+		who, err := readCustomer(ctx, s.client, string(sub.Customer))
 		if err != nil {
 			return billing.Change{}, err
 		}
-		if change.Tenant, err = tenantOf(who.Metadata); err != nil || change.Tenant.IsZero() {
+		if change.Tenant, err = tenantOf(who.Metadata); err != nil {
 			return billing.Change{}, err
 		}
 		change.Email = who.Email
@@ -191,22 +172,27 @@ func (s *Source) current(ctx context.Context, t tenant.ID, known subscription) (
 	}
 	best := known
 	for _, other := range page.Data {
-		if other.ID == known.ID {
+		named, err := tenantOf(other.Metadata)
+		switch {
+		case other.ID == known.ID:
 			if best.ID == known.ID {
 				best = other // read later than known
 			}
-			continue
-		}
-		// A foreign or malformed subscription of the same customer is not
-		// this tenant's.
-		if named, err := tenantOf(other.Metadata); err != nil || named != t || other.Customer != known.Customer {
-			continue
-		}
-		if before(best, other) {
+		case other.Customer != known.Customer, err != nil, !named.IsZero() && named != t, !s.ours(other):
+			// Another tenant's, or none of this product.
+		case before(best, other):
 			best = other
 		}
 	}
 	return s.describe(ctx, t, best)
+}
+
+// ours reports whether sub is to a plan of this product.
+func (s *Source) ours(sub subscription) bool {
+	return slices.ContainsFunc(sub.Items.Data, func(item subscriptionItem) bool {
+		_, ok := s.planOf(item.Price)
+		return ok
+	})
 }
 
 // before reports whether b stands for the tenant rather than a.

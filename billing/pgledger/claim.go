@@ -1,0 +1,157 @@
+package pgledger
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/mcpsaas/mcpsaas/billing"
+	"github.com/mcpsaas/mcpsaas/tenancy/tenant"
+)
+
+const openSQL = `
+select t.id, t.tenant_id, t.provider, t.mode, t.customer, t.meter, t.meter_id, t.item,
+	case when b.state in ('sending', 'verifying') then b.lease_until else b.next_at end
+from (select distinct target_id from mcpsaas.usage_batches
+	where state in ('sealed', 'sending', 'verifying', 'unknown') and ($1::uuid is null or tenant_id = $1)) as o
+join mcpsaas.billing_targets t on t.id = o.target_id
+join lateral (
+	select state, lease_until, next_at, period_end, sealed_at from mcpsaas.usage_batches b
+	where b.target_id = o.target_id and b.state in ('sealed', 'sending', 'verifying', 'unknown')
+	order by b.slot limit 1) as b on true
+order by case when b.period_end < $2 then b.period_end end nulls last, b.sealed_at, t.id`
+
+// Open implements [billing.Ledger].
+func (l *Ledger) Open(ctx context.Context, id tenant.ID, soon time.Time) ([]billing.OpenTarget, error) {
+	rows, err := l.pool.Query(ctx, openSQL, id, soon)
+	if err != nil {
+		return nil, fmt.Errorf("pgledger: list open batches: %w", err)
+	}
+	targets, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (o billing.OpenTarget, err error) {
+		t := &o.Target
+		err = row.Scan(&o.ID, &t.Tenant, &t.Provider, &t.Mode, &t.Customer, &t.Meter, &t.MeterID, &t.Item, &o.NextAt)
+		return o, err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("pgledger: list open batches: %w", err)
+	}
+	return targets, nil
+}
+
+// The claim of a target's first open batch. Claimers of one target exclude
+// each other by its row; they don't wait, since the other one will do the work.
+const (
+	claimTargetSQL = `
+select tenant_id, provider, mode, customer, meter, meter_id, item
+from mcpsaas.billing_targets where id = $1 for no key update skip locked`
+
+	claimHeadSQL = `
+select id::text, state, attempt, epoch, epoch_at, refused, quantity, slot, period_start, period_end,
+	first_sent_at, last_sent_at,
+	state in ('sending', 'verifying') and lease_until > $2 or state in ('sealed', 'unknown') and next_at > $2
+from mcpsaas.usage_batches
+where target_id = $1 and state in ('sealed', 'sending', 'verifying', 'unknown')
+order by slot limit 1 for update`
+
+	periodConfirmedSQL = `
+select coalesce(sum(quantity), 0)::bigint from mcpsaas.usage_batches
+where target_id = $1 and period_start = $2 and state = 'confirmed' and id <> $3`
+
+	claimSQL = `
+update mcpsaas.usage_batches set state = $2, attempt = $3, lease_until = $4, epoch = $5, epoch_at = $6,
+	first_sent_at = $7, last_sent_at = $8
+where id = $1`
+
+	holdSQL = `update mcpsaas.usage_batches set state = 'unknown', next_at = $2, lease_until = null where id = $1`
+
+	parkSQL = `update mcpsaas.usage_batches set state = 'parked', reason = $2, lease_until = null where id = $1`
+)
+
+// Claim implements [billing.Ledger].
+func (l *Ledger) Claim(ctx context.Context, target int64, now time.Time, lease time.Duration, decide func(billing.Batch) billing.Decision) (*billing.Claim, error) {
+	var claim *billing.Claim
+	err := pgx.BeginFunc(ctx, l.pool, func(tx pgx.Tx) error {
+		b := billing.Batch{TargetID: target}
+		t := &b.Target
+		err := tx.QueryRow(ctx, claimTargetSQL, target).
+			Scan(&t.Tenant, &t.Provider, &t.Mode, &t.Customer, &t.Meter, &t.MeterID, &t.Item)
+		if errors.Is(err, pgx.ErrNoRows) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		var busy bool
+		err = tx.QueryRow(ctx, claimHeadSQL, target, now).Scan(&b.ID, &b.State, &b.Attempt, &b.Epoch,
+			timeOrZero{&b.EpochAt}, &b.Refused, &b.Quantity, &b.Slot, &b.PeriodStart, &b.PeriodEnd,
+			timeOrZero{&b.FirstSent}, timeOrZero{&b.LastSent}, &busy)
+		if errors.Is(err, pgx.ErrNoRows) || busy {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		// Only a batch that was sent before is ever compared with a total.
+		if !b.FirstSent.IsZero() {
+			if err := tx.QueryRow(ctx, periodConfirmedSQL, target, b.PeriodStart, b.ID).Scan(&b.PeriodConfirmed); err != nil {
+				return err
+			}
+		}
+		c := billing.Claim{Batch: b, Decision: decide(b)}
+		if err := take(ctx, tx, &c, now, lease); err != nil {
+			return err
+		}
+		claim = &c
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("pgledger: claim batch: %w", err)
+	}
+	return claim, nil
+}
+
+// take carries out the decision on a locked batch. What is about to be sent is
+// recorded as sent: from the commit on, a crash leaves a batch that may have
+// been applied.
+func take(ctx context.Context, tx pgx.Tx, c *billing.Claim, now time.Time, lease time.Duration) error {
+	first, last := c.FirstSent, c.LastSent
+	switch c.Step {
+	case billing.StepHold:
+		c.State = billing.StateUnknown
+		_, err := tx.Exec(ctx, holdSQL, c.ID, c.Until)
+		return err
+	case billing.StepPark:
+		c.State = billing.StateParked
+		if _, err := tx.Exec(ctx, parkSQL, c.ID, c.Reason); err != nil {
+			return err
+		}
+		return logBatch(ctx, tx, c.ID, now, c.Attempt, c.State, worker, "", c.Reason)
+	case billing.StepVerify:
+		c.State = billing.StateVerifying
+	case billing.StepSend:
+		c.State = billing.StateSending
+		if first.IsZero() {
+			first = now
+		}
+		last = now
+		if c.NewEpoch {
+			c.Epoch++
+			c.EpochAt = time.Time{}
+		}
+		if c.EpochAt.IsZero() {
+			c.EpochAt = now
+		}
+	default:
+		return fmt.Errorf("unknown step %d", c.Step)
+	}
+	c.Attempt++
+	_, err := tx.Exec(ctx, claimSQL, c.ID, c.State, c.Attempt, now.Add(lease), c.Epoch,
+		timeOrNull(c.EpochAt), timeOrNull(first), timeOrNull(last))
+	if err != nil {
+		return err
+	}
+	return logBatch(ctx, tx, c.ID, now, c.Attempt, c.State, worker, "", "")
+}

@@ -1,0 +1,2 @@
+// Package pgledger keeps usage events and the state of billing in PostgreSQL.
+package pgledger

@@ -1,0 +1,63 @@
+package pgledger
+
+import (
+	"context"
+	"embed"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/mcpsaas/mcpsaas/billing"
+	"github.com/mcpsaas/mcpsaas/internal/pgmigrate"
+	"github.com/mcpsaas/mcpsaas/metering/usage"
+)
+
+//go:embed migrations/*.sql
+var migrations embed.FS
+
+// Migrate creates or updates the package's tables in schema mcpsaas. conn must
+// own the database. It may be called again, and by several processes at once;
+// it comes after tenancy.Migrate, whose default privileges give the control
+// role access to the tables.
+func Migrate(ctx context.Context, conn *pgx.Conn) error {
+	if err := pgmigrate.Run(ctx, conn, "pgledger", migrations); err != nil {
+		return fmt.Errorf("pgledger: migrate: %w", err)
+	}
+	return nil
+}
+
+// Options adjusts a [Ledger]. The zero value is ready for production.
+type Options struct {
+	// Now is the clock of what the ledger dates itself: when an event was
+	// recorded and a notice received. Defaults to time.Now.
+	Now func() time.Time
+}
+
+// Ledger keeps usage and billing state in PostgreSQL. It is safe for
+// concurrent use, and any number of processes may share a database.
+type Ledger struct {
+	pool *pgxpool.Pool
+	now  func() time.Time
+}
+
+var (
+	_ usage.Store         = (*Ledger)(nil)
+	_ billing.Ledger      = (*Ledger)(nil)
+	_ billing.NoticeStore = (*Ledger)(nil)
+)
+
+// New returns a ledger on the tables that [Migrate] made. The pool's role is
+// the control role (or the owner); the pool stays the caller's to close.
+func New(pool *pgxpool.Pool, opts *Options) (*Ledger, error) {
+	if pool == nil {
+		return nil, errors.New("pgledger: new: pool is nil")
+	}
+	l := &Ledger{pool: pool, now: time.Now}
+	if opts != nil && opts.Now != nil {
+		l.now = opts.Now
+	}
+	return l, nil
+}

@@ -1,0 +1,326 @@
+package pgledger
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"slices"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/mcpsaas/mcpsaas/billing"
+	"github.com/mcpsaas/mcpsaas/tenancy/tenant"
+)
+
+// backlogSQL skips from tenant to tenant along the index of due events, so it
+// reads one entry for each tenant, however many events there are.
+const backlogSQL = `
+with recursive t as (
+	(select tenant_id from mcpsaas.usage_events where due order by tenant_id limit 1)
+	union all
+	select (select e.tenant_id from mcpsaas.usage_events e where e.due and e.tenant_id > t.tenant_id
+		order by e.tenant_id limit 1)
+	from t where t.tenant_id is not null
+)
+select t.tenant_id
+from t left join lateral (
+	select min(p.period_end) as period_end from mcpsaas.billing_periods p
+	where p.tenant_id = t.tenant_id and p.live) as p on true
+where t.tenant_id is not null
+order by case when p.period_end < $1 then p.period_end end nulls last, t.tenant_id`
+
+const nextCloseSQL = `select min(period_end) from mcpsaas.billing_periods where live and period_end > $1`
+
+// Backlog implements [billing.Ledger].
+func (l *Ledger) Backlog(ctx context.Context, now, soon time.Time) (b billing.Backlog, err error) {
+	var batch pgx.Batch
+	batch.Queue(backlogSQL, soon).Query(func(rows pgx.Rows) (err error) {
+		b.Tenants, err = pgx.CollectRows(rows, pgx.RowTo[tenant.ID])
+		return err
+	})
+	batch.Queue(nextCloseSQL, now).QueryRow(func(row pgx.Row) error { return row.Scan(timeOrZero{&b.NextClose}) })
+	if err := l.pool.SendBatch(ctx, &batch).Close(); err != nil {
+		return billing.Backlog{}, fmt.Errorf("pgledger: list usage to seal: %w", err)
+	}
+	return b, nil
+}
+
+// maxEvents bounds how many events one transaction seals.
+const maxEvents = 100_000
+
+// Seal implements [billing.Ledger].
+func (l *Ledger) Seal(ctx context.Context, id tenant.ID, now time.Time, caps func(billing.Target) billing.Caps) (sealed int, err error) {
+	from := time.Time{} // usage before it was sealed, or has to wait
+	for {
+		var n int
+		err := pgx.BeginFunc(ctx, l.pool, func(tx pgx.Tx) (err error) {
+			if err := lockTenant(ctx, tx, id); err != nil {
+				return err
+			}
+			s := sealer{tx: tx, tenant: id, now: now, caps: caps}
+			n, from, err = s.next(ctx, from)
+			return err
+		})
+		if errors.Is(err, errNoSlot) {
+			n, err = 0, nil // rolled back: the events wait for a later call
+		}
+		if err != nil {
+			return sealed, fmt.Errorf("pgledger: seal usage of tenant %s: %w", id, err)
+		}
+		sealed += n
+		if from.IsZero() {
+			return sealed, nil
+		}
+	}
+}
+
+// sealer makes the batches of one stretch of one tenant's time, in one
+// transaction that holds the tenant's lock.
+type sealer struct {
+	tx     pgx.Tx
+	tenant tenant.ID
+	now    time.Time
+	caps   func(billing.Target) billing.Caps
+}
+
+const (
+	firstDueSQL = `
+select occurred_at from mcpsaas.usage_events
+where tenant_id = $1 and due and occurred_at >= $2
+order by occurred_at limit 1`
+
+	periodsSQL = `
+select p.target_id, p.period_start, p.period_end, p.since, p.until,
+	t.tenant_id, t.provider, t.mode, t.customer, t.meter, t.meter_id, t.item
+from mcpsaas.billing_periods p join mcpsaas.billing_targets t on t.id = p.target_id
+where p.tenant_id = $1 and p.until > $2 and p.until > p.since
+order by p.since, p.id`
+)
+
+// period is one row of billing_periods with its target.
+type period struct {
+	targetID     int64
+	start, end   time.Time
+	since, until time.Time
+	target       billing.Target
+}
+
+// next seals the first due usage at or after from. Between two neighbouring
+// bounds of periods all usage goes to the same targets; it seals from such a
+// stretch as many events as fit one batch. It returns how many batches it made
+// and where to go on, zero when there is no more; with errNoSlot the latter
+// counts too.
+func (s sealer) next(ctx context.Context, from time.Time) (sealed int, goOn time.Time, err error) {
+	var first time.Time
+	switch err := s.tx.QueryRow(ctx, firstDueSQL, s.tenant, from).Scan(&first); {
+	case errors.Is(err, pgx.ErrNoRows):
+		return 0, time.Time{}, nil
+	case err != nil:
+		return 0, time.Time{}, err
+	}
+	rows, err := s.tx.Query(ctx, periodsSQL, s.tenant, first)
+	if err != nil {
+		return 0, time.Time{}, err
+	}
+	periods, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (p period, err error) {
+		t := &p.target
+		err = row.Scan(&p.targetID, &p.start, &p.end, &p.since, &p.until,
+			&t.Tenant, &t.Provider, &t.Mode, &t.Customer, &t.Meter, &t.MeterID, &t.Item)
+		return p, err
+	})
+	if err != nil {
+		return 0, time.Time{}, err
+	}
+	covering, bound := stretch(periods, first)
+	if len(covering) == 0 {
+		// Not known yet to which period it belongs: the last one has ended and
+		// the provider has not told of the next.
+		return 0, bound, nil
+	}
+	full, err := s.seal(ctx, covering, first, bound)
+	if full {
+		bound = first
+	}
+	return len(covering), bound, err
+}
+
+// stretch returns the periods that cover at, one for each target, and the next
+// time after at where that changes; zero: never.
+func stretch(periods []period, at time.Time) (covering []period, bound time.Time) {
+	for _, p := range periods {
+		for _, b := range []time.Time{p.since, p.until} {
+			if b.After(at) && (bound.IsZero() || b.Before(bound)) {
+				bound = b
+			}
+		}
+		if at.Before(p.since) || !at.Before(p.until) {
+			continue
+		}
+		// Should two periods of a target overlap, the later one has it: usage is
+		// billed once.
+		covering = slices.DeleteFunc(covering, func(c period) bool { return c.targetID == p.targetID })
+		covering = append(covering, p)
+	}
+	return covering, bound
+}
+
+// attachSQL takes the oldest events up to a number and a sum, but at least one,
+// and returns what it really took.
+const attachSQL = `
+with first as (
+	select event_id, occurred_at, units from mcpsaas.usage_events
+	where tenant_id = $2 and due and occurred_at >= $3 and occurred_at < $4
+	order by occurred_at, event_id limit $5
+), fitting as (
+	select event_id from (
+		select event_id, sum(units) over w as total, row_number() over w as n
+		from first window w as (order by occurred_at, event_id)) as f
+	where total <= $6 or n = 1
+), attached as (
+	update mcpsaas.usage_events e set batch_id = $1, due = false
+	from fitting f where e.event_id = f.event_id and e.batch_id is null
+	returning e.units, e.occurred_at
+)
+select count(*), coalesce(sum(units), 0)::bigint, min(occurred_at), max(occurred_at),
+	(select count(*) from first) = $5 or (select count(*) from fitting) < (select count(*) from first)
+from attached`
+
+const insertBatchSQL = `
+insert into mcpsaas.usage_batches (id, events_in, tenant_id, target_id, period_start, period_end,
+	quantity, events, first_event, last_event, slot, sealed_at, next_at)
+values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $12)`
+
+// seal makes a batch for each of the periods out of the due events in [from,
+// to). full is set when more are left there than fit.
+func (s sealer) seal(ctx context.Context, periods []period, from, to time.Time) (full bool, err error) {
+	limit := int64(math.MaxInt64)
+	for _, p := range periods {
+		if most := s.caps(p.target).MaxQuantity; most > 0 {
+			limit = min(limit, most)
+		}
+	}
+	ids := make([]tenant.ID, len(periods)) // any new UUIDv7 will do
+	for i := range ids {
+		ids[i] = tenant.NewID()
+	}
+	var quantity int64
+	var events int
+	var earliest, latest time.Time
+	err = s.tx.QueryRow(ctx, attachSQL, ids[0], s.tenant, from, to, maxEvents, limit).
+		Scan(&events, &quantity, &earliest, &latest, &full)
+	if err != nil {
+		return false, err
+	}
+	for i, p := range periods {
+		slot, err := s.slot(ctx, p, latest)
+		if err != nil {
+			return false, err
+		}
+		_, err = s.tx.Exec(ctx, insertBatchSQL, ids[i], ids[0], s.tenant, p.targetID, p.start, p.end,
+			quantity, events, earliest, latest, slot, s.now)
+		if err != nil {
+			return false, err
+		}
+		if err := logBatch(ctx, s.tx, ids[i].String(), s.now, 0, billing.StateSealed, worker, "", ""); err != nil {
+			return false, err
+		}
+	}
+	return full, nil
+}
+
+var errNoSlot = errors.New("no free slot")
+
+const takenSQL = `select slot from mcpsaas.usage_batches where target_id = $1 and slot >= $2 and slot <= $3`
+
+// slot returns a free slot for a batch of p whose last event occurred at
+// latest: that time, else the nearest free one after it that is not in the
+// future, else the nearest before it, else the nearest in the future that the
+// provider takes. Slots lie strictly within the period: at its very start a
+// provider may count usage to the one before.
+func (s sealer) slot(ctx context.Context, p period, latest time.Time) (time.Time, error) {
+	caps := s.caps(p.target)
+	step := max(caps.SlotGranularity, time.Millisecond)
+	lowest := ceil(p.start.Add(time.Second), step)
+	highest := s.now.Add(caps.MaxFuture).Truncate(step)
+	if !highest.Before(p.until) {
+		highest = p.until.Add(-1).Truncate(step)
+	}
+	if highest.Before(lowest) {
+		// Either the first slot is still to come, or the subscription ended
+		// before it: then the first one of the period has to do.
+		if !lowest.Before(p.end) || lowest.After(s.now.Add(caps.MaxFuture)) {
+			return time.Time{}, errNoSlot
+		}
+		highest = lowest
+	}
+	want := clamp(latest.Truncate(step), lowest, highest)
+	present := clamp(s.now.Truncate(step), want, highest)
+	for _, scan := range []struct {
+		from, to time.Time
+		step     time.Duration
+	}{
+		{want, present, step},
+		{want.Add(-step), lowest, -step},
+		{present.Add(step), highest, step},
+	} {
+		if slot, err := s.scan(ctx, p.targetID, scan.from, scan.to, scan.step); err != nil || !slot.IsZero() {
+			return slot, err
+		}
+	}
+	return time.Time{}, errNoSlot
+}
+
+// scan returns the first free slot from one time to another in steps that may
+// be negative, or zero.
+func (s sealer) scan(ctx context.Context, target int64, from, to time.Time, step time.Duration) (time.Time, error) {
+	const page = 1000
+	past := func(t time.Time) bool { return step > 0 && t.After(to) || step < 0 && t.Before(to) }
+	for !past(from) {
+		end := from.Add((page - 1) * step)
+		low, high := from, end
+		if step < 0 {
+			low, high = end, from
+		}
+		rows, err := s.tx.Query(ctx, takenSQL, target, low, high)
+		if err != nil {
+			return time.Time{}, err
+		}
+		slots, err := pgx.CollectRows(rows, pgx.RowTo[time.Time])
+		if err != nil {
+			return time.Time{}, err
+		}
+		taken := make(map[int64]bool, len(slots))
+		for _, t := range slots {
+			taken[t.UnixMicro()] = true
+		}
+		for range page {
+			if past(from) {
+				return time.Time{}, nil
+			}
+			if !taken[from.UnixMicro()] {
+				return from, nil
+			}
+			from = from.Add(step)
+		}
+	}
+	return time.Time{}, nil
+}
+
+func ceil(t time.Time, step time.Duration) time.Time {
+	if down := t.Truncate(step); down.Before(t) {
+		return down.Add(step)
+	}
+	return t
+}
+
+func clamp(t, low, high time.Time) time.Time {
+	if t.Before(low) {
+		return low
+	}
+	if t.After(high) {
+		return high
+	}
+	return t
+}

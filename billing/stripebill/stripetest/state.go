@@ -1,0 +1,136 @@
+package stripetest
+
+import (
+	"encoding/json"
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+)
+
+// state is everything that the account holds, in the form in which it is kept
+// in a file. Times are Unix seconds.
+type state struct {
+	SecretKey     string        `json:"secret_key"`
+	WebhookSecret string        `json:"webhook_secret"`
+	Offset        time.Duration `json:"offset"` // of the clock
+
+	Customers     table[customer]     `json:"customers"`
+	Products      table[product]      `json:"products"`
+	Prices        table[price]        `json:"prices"`
+	Meters        table[meter]        `json:"meters"`
+	Sessions      table[session]      `json:"sessions"`
+	Subscriptions table[subscription] `json:"subscriptions"`
+	Invoices      table[invoice]      `json:"invoices"`
+	Portals       table[portal]       `json:"portals"`
+	Events        table[event]        `json:"events"`
+
+	Usage       map[string]map[int64]int64 `json:"usage"`       // meter and customer -> minute -> sum
+	Arrivals    []arrival                  `json:"arrivals"`    // what summaries may not show yet
+	Identifiers map[string]int64           `json:"identifiers"` // of meter events -> when received
+	Keys        map[string]*savedAnswer    `json:"keys"`        // idempotency keys
+}
+
+// table keeps objects of one kind in the order in which they were made.
+type table[T any] struct {
+	Order []string      `json:"order"`
+	Rows  map[string]*T `json:"rows"`
+}
+
+func (t *table[T]) put(id string, row *T) {
+	if t.Rows == nil {
+		t.Rows = map[string]*T{}
+	}
+	if t.Rows[id] == nil {
+		t.Order = append(t.Order, id)
+	}
+	t.Rows[id] = row
+}
+
+func (t *table[T]) get(id string) (*T, bool) {
+	row, ok := t.Rows[id]
+	return row, ok
+}
+
+// all returns the rows, oldest first.
+func (t *table[T]) all() []*T {
+	out := make([]*T, 0, len(t.Order))
+	for _, id := range t.Order {
+		out = append(out, t.Rows[id])
+	}
+	return out
+}
+
+// trim forgets the oldest rows that f allows to forget, until no more than n
+// are left.
+func (t *table[T]) trim(n int, f func(*T) bool) {
+	drop := len(t.Order) - n
+	if drop <= 0 {
+		return
+	}
+	kept := t.Order[:0:0]
+	for _, id := range t.Order {
+		if drop > 0 && f(t.Rows[id]) {
+			delete(t.Rows, id)
+			drop--
+			continue
+		}
+		kept = append(kept, id)
+	}
+	t.Order = kept
+}
+
+// file is where the state is kept; without a path, nowhere.
+type file struct{ path string }
+
+func (f *file) load() (*state, error) {
+	s := &state{}
+	if f.path != "" {
+		data, err := os.ReadFile(f.path)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return nil, err
+		}
+		if err == nil {
+			if err := json.Unmarshal(data, s); err != nil {
+				return nil, errors.Join(errors.New(f.path+" is not a state file"), err)
+			}
+		}
+	}
+	if s.Usage == nil {
+		s.Usage = map[string]map[int64]int64{}
+	}
+	if s.Identifiers == nil {
+		s.Identifiers = map[string]int64{}
+	}
+	if s.Keys == nil {
+		s.Keys = map[string]*savedAnswer{}
+	}
+	return s, nil
+}
+
+// save replaces the file as a whole, so that a killed process leaves the old
+// state or the new one. It isn't synced to the disk: the operating system
+// keeps what a killed process has written.
+func (f *file) save(s *state) error {
+	if f.path == "" {
+		return nil
+	}
+	data, err := json.Marshal(s)
+	if err != nil {
+		return err
+	}
+	temp, err := os.CreateTemp(filepath.Dir(f.path), filepath.Base(f.path)+".*")
+	if err != nil {
+		return err
+	}
+	_, err = temp.Write(data)
+	err = errors.Join(err, temp.Close())
+	if err == nil {
+		err = os.Rename(temp.Name(), f.path) // CreateTemp made it for the owner alone: it holds secrets
+	}
+	if err != nil {
+		_ = os.Remove(temp.Name())
+	}
+	return err
+}
