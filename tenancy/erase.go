@@ -1,0 +1,150 @@
+package tenancy
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/mcpsaas/mcpsaas/tenancy/tenant"
+)
+
+// Counts are numbers of rows by table.
+type Counts map[string]int64
+
+// Erase deletes all the rows of one tenant, in batches, those that refer to
+// others first, and then reads every table again: it returns nil only if
+// nothing is left. The counts are what it deleted, also when it fails; a second
+// call goes on where the first stopped.
+func (d *Data) Erase(ctx context.Context, id tenant.ID) (Counts, error) {
+	counts := make(Counts)
+	err := d.erase(ctx, id, counts)
+	if err != nil {
+		return counts, fmt.Errorf("tenancy: erase tenant: %w", err)
+	}
+	return counts, nil
+}
+
+func (d *Data) erase(ctx context.Context, id tenant.ID, counts Counts) error {
+	var tables []dataTable
+	err := d.within(ctx, id, pgx.TxOptions{AccessMode: pgx.ReadOnly}, func(tx pgx.Tx) (err error) {
+		tables, err = d.tables(ctx, tx)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	for _, group := range deletionOrder(tables) {
+		if err := d.eraseGroup(ctx, id, group, counts); err != nil {
+			return err
+		}
+	}
+	// In one snapshot of its own, and over the catalog as it is now.
+	opts := pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}
+	return d.within(ctx, id, opts, func(tx pgx.Tx) error {
+		if tables, err = d.tables(ctx, tx); err != nil {
+			return err
+		}
+		var left []string
+		for _, t := range tables {
+			var some bool
+			if err := tx.QueryRow(ctx, fmt.Sprintf(`select exists (select from %s where tenant_id = $1)`, t.id.Sanitize()), id).Scan(&some); err != nil {
+				return err
+			}
+			if some {
+				left = append(left, t.name())
+			}
+		}
+		if len(left) > 0 {
+			return fmt.Errorf("rows are left in %s", strings.Join(left, ", "))
+		}
+		return nil
+	})
+}
+
+// deletionOrder groups the tables so that a group is referred to by none of
+// the later ones. A group has one table, but for tables that refer to each
+// other in a circle, or to what does.
+func deletionOrder(tables []dataTable) [][]dataTable {
+	var groups [][]dataTable
+	rest := slices.Clone(tables)
+	for len(rest) > 0 {
+		free := slices.IndexFunc(rest, func(t dataTable) bool {
+			return !slices.ContainsFunc(rest, func(other dataTable) bool {
+				return other.oid != t.oid && slices.Contains(other.references, t.oid)
+			})
+		})
+		if free < 0 {
+			return append(groups, rest)
+		}
+		groups = append(groups, []dataTable{rest[free]})
+		rest = slices.Delete(rest, free, free+1)
+	}
+	return groups
+}
+
+// lockTimeoutSQL keeps an erasure from queueing before everybody else's
+// statements while it waits for a lock itself.
+const lockTimeoutSQL = `set local lock_timeout = '2s'`
+
+func (d *Data) eraseGroup(ctx context.Context, id tenant.ID, group []dataTable, counts Counts) error {
+	if len(group) > 1 || slices.Contains(group[0].references, group[0].oid) {
+		// Foreign keys are checked at the end of a statement: one statement
+		// can delete a circle.
+		return d.eraseOnce(ctx, id, group, counts)
+	}
+	t := group[0]
+	for {
+		var n int64
+		err := d.within(ctx, id, pgx.TxOptions{}, func(tx pgx.Tx) error {
+			if _, err := tx.Exec(ctx, lockTimeoutSQL); err != nil {
+				return err
+			}
+			tag, err := tx.Exec(ctx, batchSQL(t), id, d.batch)
+			n = tag.RowsAffected()
+			return err
+		})
+		if err != nil {
+			return fmt.Errorf("table %s: %w", t.name(), err)
+		}
+		counts[t.name()] += n
+		if n < int64(d.batch) {
+			return nil
+		}
+	}
+}
+
+// batchSQL deletes some rows by their place in the table, which needs no key.
+// In a partitioned table a place counts within its partition.
+func batchSQL(t dataTable) string {
+	if t.partitioned {
+		return fmt.Sprintf(`delete from %[1]s where tenant_id = $1 and (tableoid, ctid) in (select tableoid, ctid from %[1]s where tenant_id = $1 limit $2)`, t.id.Sanitize())
+	}
+	return fmt.Sprintf(`delete from %[1]s where tenant_id = $1 and ctid = any (array(select ctid from %[1]s where tenant_id = $1 limit $2))`, t.id.Sanitize())
+}
+
+func (d *Data) eraseOnce(ctx context.Context, id tenant.ID, group []dataTable, counts Counts) error {
+	var steps, sums, names []string
+	for i, t := range group {
+		steps = append(steps, fmt.Sprintf(`d%d as (delete from %s where tenant_id = $1 returning 1)`, i, t.id.Sanitize()))
+		sums = append(sums, fmt.Sprintf(`(select count(*) from d%d)`, i))
+		names = append(names, t.name())
+	}
+	sql := "with " + strings.Join(steps, ", ") + " select array[" + strings.Join(sums, ", ") + "]"
+	var n []int64
+	err := d.within(ctx, id, pgx.TxOptions{}, func(tx pgx.Tx) error {
+		if _, err := tx.Exec(ctx, lockTimeoutSQL); err != nil {
+			return err
+		}
+		return tx.QueryRow(ctx, sql, id).Scan(&n)
+	})
+	if err != nil {
+		return fmt.Errorf("tables %s: %w", strings.Join(names, ", "), err)
+	}
+	for i, t := range group {
+		counts[t.name()] += n[i]
+	}
+	return nil
+}
