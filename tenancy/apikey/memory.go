@@ -15,6 +15,7 @@ import (
 // entry is a key as it is judged. It is replaced, never changed, but for used.
 type entry struct {
 	id      keyID
+	subject string // id as text
 	tenant  tenant.ID
 	scopes  []string
 	hash    [sha256.Size]byte
@@ -108,6 +109,7 @@ func (s *Store) scan(row pgx.CollectableRow) (*entry, error) {
 		return nil, err
 	}
 	copy(e.id[:], id)
+	e.subject = id
 	copy(e.hash[:], hash)
 	if expires != nil {
 		e.expires = *expires

@@ -197,7 +197,7 @@ func (s *Store) Authenticate(_ context.Context, token string) (tenant.Tenant, er
 		return tenant.Tenant{}, ErrRevoked
 	}
 	s.touch(e, now)
-	t.Subject = id.String()
+	t.Subject = e.subject
 	t.Scopes = e.scopes
 	return t, nil
 }
