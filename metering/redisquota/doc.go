@@ -1,0 +1,20 @@
+// Package redisquota is the metering.Limiter on Redis: exact sliding windows
+// and period counters, for any number of processes that share a Redis.
+//
+//	client, err := redisquota.NewClient("redis://localhost:6379/0")
+//	limiter, err := redisquota.New(client, nil)
+//	meter, err := metering.New(limiter, sink, nil)
+//
+// A call is decided by one script call, whatever the number of limits and
+// units: all limits are checked, then all are taken or none, by the clock of
+// Redis. It works with Redis 6.2 and later, Valkey, and Redis Cluster.
+//
+// A sliding window is one string of about a kilobyte at any limit. It remembers
+// runs of calls as one entry that counts until its last call is a window old: no
+// window ever holds more units than the limit, and a unit is released late by
+// at most metering.Limit.Resolution. Periods are plain counters with the start
+// of the period in their key.
+//
+// The data is a cache of the recent past: when Redis loses it, windows start
+// anew. Keys are "prefix:{tenant}:kind:..." and expire by themselves.
+package redisquota

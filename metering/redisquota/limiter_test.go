@@ -1,0 +1,258 @@
+package redisquota_test
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	"github.com/alicebob/miniredis/v2"
+	"github.com/redis/go-redis/v9"
+	"github.com/stretchr/testify/require"
+
+	"github.com/mcpsaas/mcpsaas/internal/devtest"
+	"github.com/mcpsaas/mcpsaas/metering"
+	"github.com/mcpsaas/mcpsaas/metering/meteringtest"
+	"github.com/mcpsaas/mcpsaas/metering/redisquota"
+	"github.com/mcpsaas/mcpsaas/tenancy/tenant"
+)
+
+func newLimiter(t testing.TB, url string) (*redisquota.Limiter, *redis.Client) {
+	t.Helper()
+	client, err := redisquota.NewClient(url)
+	require.NoError(t, err)
+	t.Cleanup(func() { client.Close() })
+	limiter, err := redisquota.New(client, nil)
+	require.NoError(t, err)
+	return limiter, client
+}
+
+func TestLimiter(t *testing.T) {
+	t.Parallel()
+	meteringtest.TestLimiter(t, func(t *testing.T) meteringtest.LimiterFixture {
+		limiter, _ := newLimiter(t, devtest.SharedRedis(t))
+		return meteringtest.LimiterFixture{Limiter: limiter, Now: time.Now, Calls: 10_000}
+	})
+}
+
+// newMiniredis has no struct library and a clock that can be moved.
+func newMiniredis(t testing.TB) (*redisquota.Limiter, *meteringtest.Clock, *miniredis.Miniredis, func(time.Duration)) {
+	server := miniredis.RunT(t)
+	clock := meteringtest.NewClock()
+	server.SetTime(clock.Now())
+	limiter, _ := newLimiter(t, "redis://"+server.Addr())
+	return limiter, clock, server, func(d time.Duration) {
+		clock.Advance(d)
+		server.SetTime(clock.Now())
+		server.FastForward(d)
+	}
+}
+
+func TestLimiterOnMiniredis(t *testing.T) {
+	t.Parallel()
+	meteringtest.TestLimiter(t, func(t *testing.T) meteringtest.LimiterFixture {
+		limiter, clock, _, advance := newMiniredis(t)
+		return meteringtest.LimiterFixture{Limiter: limiter, Now: clock.Now, Advance: advance, Calls: 8_000}
+	})
+}
+
+func request(units int64, limits ...metering.Limit) metering.Request {
+	r := metering.Request{Tenant: tenant.NewID(), Units: units, ID: tenant.NewID().String()}
+	for _, l := range limits {
+		r.Bounds = append(r.Bounds, metering.Bound{Limit: l})
+	}
+	return r
+}
+
+// A window must not grow with its limit, whatever expires and is given back.
+func TestMemory(t *testing.T) {
+	t.Parallel()
+	limiter, client := newLimiter(t, devtest.SharedRedis(t))
+	const window = 120 * time.Millisecond
+	r := request(3, metering.Per(window, 10_000_000))
+	var most int64
+	for start := time.Now(); time.Since(start) < 6*window; {
+		_, err := limiter.Take(t.Context(), r)
+		require.NoError(t, err)
+		keys, err := client.Keys(t.Context(), "*").Result()
+		require.NoError(t, err)
+		if len(keys) == 0 {
+			continue
+		}
+		require.Len(t, keys, 1)
+		size, err := client.MemoryUsage(t.Context(), keys[0]).Result()
+		if err == nil { // else it has just expired
+			most = max(most, size)
+		}
+	}
+	require.NotZero(t, most)
+	require.LessOrEqual(t, most, int64(1_700))
+}
+
+func TestScriptsLost(t *testing.T) {
+	t.Parallel()
+	server := devtest.Redis(t)
+	limiter, client := newLimiter(t, server.URL)
+	r := request(1, metering.PerHour(100))
+	for range 3 {
+		require.NoError(t, client.ScriptFlush(t.Context()).Err())
+		d, err := limiter.Take(t.Context(), r)
+		require.NoError(t, err)
+		require.True(t, d.Allowed)
+		require.NoError(t, client.ScriptFlush(t.Context()).Err())
+		_, err = limiter.Settle(t.Context(), d, 0)
+		require.NoError(t, err)
+	}
+}
+
+func TestOneRoundTrip(t *testing.T) {
+	t.Parallel()
+	limiter, client := newLimiter(t, devtest.SharedRedis(t))
+	r := request(5, metering.PerHour(100), metering.PerDay(500), metering.PerMinute(50))
+	_, err := limiter.Take(t.Context(), r)
+	require.NoError(t, err)
+	trips := &countHook{}
+	client.AddHook(trips)
+	_, err = limiter.Take(t.Context(), r)
+	require.NoError(t, err)
+	require.Equal(t, 1, trips.commands)
+}
+
+type countHook struct{ commands int }
+
+func (h *countHook) DialHook(next redis.DialHook) redis.DialHook { return next }
+func (h *countHook) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
+	return func(ctx context.Context, cmd redis.Cmder) error {
+		h.commands++
+		return next(ctx, cmd)
+	}
+}
+func (h *countHook) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+	return next
+}
+
+func TestForget(t *testing.T) {
+	t.Parallel()
+	limiter, client := newLimiter(t, devtest.SharedRedis(t))
+	kept := request(1, metering.PerHour(100))
+	gone := request(1, metering.PerHour(100), metering.PerDay(100), metering.PerMonth(50))
+	gone.Bounds[1].Tool = "search"
+	gone.Bounds[2].End = time.Now().Add(time.Hour)
+	gone.Key, gone.KeyTTL = "key", time.Hour
+	for _, r := range []metering.Request{kept, gone} {
+		_, err := limiter.Take(t.Context(), r)
+		require.NoError(t, err)
+	}
+	size, err := client.DBSize(t.Context()).Result()
+	require.NoError(t, err)
+	require.EqualValues(t, 5, size)
+	require.NoError(t, limiter.Forget(t.Context(), gone.Tenant))
+	keys, err := client.Keys(t.Context(), "*").Result()
+	require.NoError(t, err)
+	require.Len(t, keys, 1)
+	require.Contains(t, keys[0], kept.Tenant.String())
+}
+
+func TestReset(t *testing.T) {
+	t.Parallel()
+	limiter, _ := newLimiter(t, devtest.SharedRedis(t))
+	r := request(100, metering.PerHour(100))
+	for range 2 {
+		d, err := limiter.Take(t.Context(), r)
+		require.NoError(t, err)
+		require.True(t, d.Allowed)
+		require.NoError(t, limiter.Reset(t.Context(), r))
+	}
+}
+
+func TestCheck(t *testing.T) {
+	t.Parallel()
+	server := devtest.Redis(t)
+	limiter, client := newLimiter(t, server.URL)
+	require.NoError(t, limiter.Check(t.Context()))
+
+	// Redis answers, but takes no writes: each call would fail.
+	require.NoError(t, client.ConfigSet(t.Context(), "maxmemory", "1").Err())
+	require.Error(t, limiter.Check(t.Context()))
+	require.NoError(t, client.ConfigSet(t.Context(), "maxmemory", "0").Err())
+	require.NoError(t, limiter.Check(t.Context()))
+
+	server.Stop()
+	require.Error(t, limiter.Check(t.Context()))
+	server.Start()
+	require.Eventually(t, func() bool { return limiter.Check(t.Context()) == nil }, 10*time.Second, 10*time.Millisecond)
+}
+
+func TestNew(t *testing.T) {
+	t.Parallel()
+	good, err := redisquota.NewClient("redis://localhost:1")
+	require.NoError(t, err)
+	defer good.Close()
+	defaults := redis.NewClient(&redis.Options{Addr: "localhost:1"})
+	defer defaults.Close()
+	retries := redis.NewClient(&redis.Options{Addr: "localhost:1", ContextTimeoutEnabled: true})
+	defer retries.Close()
+	cluster := redis.NewClusterClient(&redis.ClusterOptions{Addrs: []string{"localhost:1"}, ContextTimeoutEnabled: true, MaxRetries: -1})
+	defer cluster.Close()
+
+	tests := map[string]struct {
+		client redisquota.Client
+		opts   *redisquota.Options
+		want   []string // parts of the error; none: no error
+	}{
+		"good":               {good, nil, nil},
+		"cluster":            {cluster, &redisquota.Options{Prefix: "shop"}, nil},
+		"no client":          {nil, nil, []string{"client is nil"}},
+		"defaults of client": {defaults, nil, []string{"ContextTimeoutEnabled", "MaxRetries"}},
+		"client retries":     {retries, nil, []string{"MaxRetries is 3"}},
+		"prefix":             {good, &redisquota.Options{Prefix: "a*"}, []string{`Prefix: "a*"`}},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			_, err := redisquota.New(test.client, test.opts)
+			if test.want == nil {
+				require.NoError(t, err)
+				return
+			}
+			for _, part := range test.want {
+				require.ErrorContains(t, err, part)
+			}
+		})
+	}
+	_, err = redisquota.NewClient("redis://:s3cret@%zz")
+	require.Error(t, err)
+	require.NotContains(t, err.Error(), "s3cret")
+}
+
+func BenchmarkTake(b *testing.B) {
+	limits := map[string][]metering.Limit{
+		"1 limit":  {metering.PerHour(metering.MaxUnits)},
+		"3 limits": {metering.PerHour(metering.MaxUnits), metering.PerDay(metering.MaxUnits), metering.PerMinute(metering.MaxUnits)},
+	}
+	for name, limits := range limits {
+		b.Run(name, func(b *testing.B) {
+			limiter, _ := newLimiter(b, devtest.SharedRedis(b))
+			r := request(20, limits...)
+			b.ReportAllocs()
+			for b.Loop() {
+				if _, err := limiter.Take(b.Context(), r); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+		b.Run(name+" parallel", func(b *testing.B) {
+			limiter, _ := newLimiter(b, devtest.SharedRedis(b))
+			r := request(20, limits...)
+			b.SetParallelism(8)
+			b.ReportAllocs()
+			b.RunParallel(func(p *testing.PB) {
+				for p.Next() {
+					if _, err := limiter.Take(b.Context(), r); err != nil {
+						b.Error(err)
+						return
+					}
+				}
+			})
+		})
+	}
+}

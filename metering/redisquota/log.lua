@@ -1,0 +1,183 @@
+-- A sliding window in one string. Runs of calls are remembered as one entry:
+-- a header of 35 bytes holds the sum of all entries, the open entry (start,
+-- last call, units), and how many closed entries there are and from which on
+-- they count; the closed entries follow, 11 bytes each (last call, units).
+-- Numbers are big-endian; times are Unix milliseconds.
+--
+-- An entry counts until its last call is a whole window old. So no window ever
+-- holds more than was admitted, and a unit is released late by at most the
+-- length of a run (the resolution), never early.
+--
+-- The work per call does not depend on the limit: the header is read and
+-- written, and each closed entry is read once more when it expires.
+
+local HEADER, ENTRY = 35, 11
+local DEAD = 16     -- expired entries at the front that make it worth to rewrite the string
+local MOST = 512    -- closed entries at most: then runs grow longer than the resolution
+local struct = rawget(_G, 'struct') -- absent on some servers that speak the protocol
+
+local function unpack_number(s, from, size)
+  local n = 0
+  for i = from, from + size - 1 do n = n * 256 + string.byte(s, i) end
+  return n
+end
+
+local function pack_number(n, size)
+  local bytes = {}
+  for i = size, 1, -1 do
+    bytes[i] = string.char(n % 256)
+    n = math.floor(n / 256)
+  end
+  return table.concat(bytes)
+end
+
+-- read_log returns the log under key, or nil.
+local function read_log(key)
+  local h = redis.call('GETRANGE', key, 0, HEADER - 1)
+  if #h < HEADER then return nil end
+  local l = {key = key}
+  if struct then
+    l.sum, l.start, l.last, l.units, l.head, l.count, l.oldest = struct.unpack('>I6I6I6I5I3I3I6', h)
+  else
+    l.sum, l.start, l.last = unpack_number(h, 1, 6), unpack_number(h, 7, 6), unpack_number(h, 13, 6)
+    l.units, l.head, l.count = unpack_number(h, 19, 5), unpack_number(h, 24, 3), unpack_number(h, 27, 3)
+    l.oldest = unpack_number(h, 30, 6)
+  end
+  return l
+end
+
+local function header(l)
+  if struct then
+    return struct.pack('>I6I6I6I5I3I3I6', l.sum, l.start, l.last, l.units, l.head, l.count, l.oldest)
+  end
+  return pack_number(l.sum, 6) .. pack_number(l.start, 6) .. pack_number(l.last, 6) .. pack_number(l.units, 5)
+    .. pack_number(l.head, 3) .. pack_number(l.count, 3) .. pack_number(l.oldest, 6)
+end
+
+local function pack_entry(last, units)
+  if struct then return struct.pack('>I6I5', last, units) end
+  return pack_number(last, 6) .. pack_number(units, 5)
+end
+
+-- read_entries returns n closed entries from index on, as one string.
+local function read_entries(l, index, n)
+  local from = HEADER + index * ENTRY
+  return redis.call('GETRANGE', l.key, from, from + n * ENTRY - 1)
+end
+
+-- entry returns last call and units of the i-th entry, from 0, in such a string.
+local function entry(s, i)
+  local at = i * ENTRY + 1
+  if struct then
+    local last, units = struct.unpack('>I6I5', s, at)
+    return last, units
+  end
+  return unpack_number(s, at, 6), unpack_number(s, at + 6, 5)
+end
+
+-- prune drops from l what has left the window at now; nothing is written.
+local function prune(l, now, window)
+  local gone = now - window
+  if l.last <= gone then -- everything has
+    l.sum, l.units, l.head, l.oldest = 0, 0, l.count, 0
+    return
+  end
+  while l.head < l.count and l.oldest <= gone do
+    local n = math.min(8, l.count - l.head)
+    local s = read_entries(l, l.head, n)
+    for i = 0, n - 1 do
+      local last, units = entry(s, i)
+      l.oldest = last
+      if last > gone then break end
+      l.sum = l.sum - units
+      l.head = l.head + 1
+    end
+  end
+  if l.head == l.count then l.oldest = 0 end
+end
+
+-- add adds units at now to the pruned log l, or to a new one if l is nil.
+local function add(l, key, now, units, window, resolution)
+  local ttl = window + resolution
+  if not l then
+    l = {key = key, sum = units, start = now, last = now, units = units, head = 0, count = 0, oldest = 0}
+    redis.call('SET', key, header(l), 'PX', ttl)
+    return
+  end
+  if now < l.last then now = l.last end -- a clock that steps back releases late, never early
+  l.sum = l.sum + units
+  local live = l.count - l.head
+  if l.units > 0 and now - l.start >= resolution and live < MOST then
+    local closed = pack_entry(l.last, l.units)
+    if live == 0 then l.oldest = l.last end
+    l.start, l.last, l.units = now, now, units
+    if l.head >= DEAD then
+      local kept = ''
+      if live > 0 then kept = read_entries(l, l.head, live) end
+      l.head, l.count = 0, live + 1
+      redis.call('SET', l.key, header(l) .. kept .. closed, 'PX', ttl)
+    else
+      l.count = l.count + 1
+      redis.call('SETRANGE', l.key, HEADER + (l.count - 1) * ENTRY, closed)
+      redis.call('SETRANGE', l.key, 0, header(l))
+      redis.call('PEXPIRE', l.key, ttl)
+    end
+    return
+  end
+  if l.units == 0 then l.start = now end
+  local renew = now - l.start >= resolution or l.units == 0
+  l.last, l.units = now, l.units + units
+  redis.call('SETRANGE', l.key, 0, header(l))
+  if renew then redis.call('PEXPIRE', l.key, ttl) end
+end
+
+-- sub takes units out of the entry of l that holds the calls of the time at.
+-- Taking them out of a later one would release that one's units too early; if
+-- the entry may have left the window, the units leave with it.
+local function sub(l, at, units, now, window)
+  prune(l, now, window)
+  if at <= now - window then return end
+  if at >= l.start then
+    units = math.min(units, l.units)
+    l.units = l.units - units
+  else
+    local low, high = l.head, l.count -- the first closed entry whose last call is not before at
+    while low < high do
+      local middle = math.floor((low + high) / 2)
+      local last = entry(read_entries(l, middle, 1), 0)
+      if last < at then low = middle + 1 else high = middle end
+    end
+    if low == l.count then return end
+    local last, held = entry(read_entries(l, low, 1), 0)
+    units = math.min(units, held)
+    redis.call('SETRANGE', l.key, HEADER + low * ENTRY, pack_entry(last, held - units))
+  end
+  l.sum = l.sum - units
+  redis.call('SETRANGE', l.key, 0, header(l))
+end
+
+-- retry_after returns in how many milliseconds missing units will have left
+-- the pruned log l.
+local function retry_after(l, now, window, missing)
+  local live = l.count - l.head
+  if live > 0 then
+    local s = read_entries(l, l.head, live)
+    for i = 0, live - 1 do
+      local last, units = entry(s, i)
+      missing = missing - units
+      if missing <= 0 then return last + window - now end
+    end
+  end
+  return l.last + window - now
+end
+
+local function milliseconds()
+  local t = redis.call('TIME')
+  return t[1] * 1000 + math.floor(t[2] / 1000)
+end
+
+-- keep_until returns until when the counter of a period that ends so is kept:
+-- two days longer, for calls that are settled late.
+local function keep_until(period_end)
+  return string.format('%.0f', tonumber(period_end) + 172800000)
+end
