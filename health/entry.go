@@ -45,27 +45,26 @@ var (
 	errExited = errors.New("check ended its goroutine")
 )
 
-// begin returns the flight to wait for, a new one if the result is older than
-// maxAge, or nil if the result at hand is the answer.
-func (e *entry) begin(maxAge time.Duration) *flight {
+// begin returns the result at hand if it is the answer, and otherwise the
+// flight to wait for: the one under way, or a new one if the result is as old
+// as maxAge.
+func (e *entry) begin(now time.Time, maxAge time.Duration) (Result, *flight) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	now := time.Now()
-	fresh := !e.last.Time.IsZero() && now.Sub(e.last.Time) < maxAge
 	switch {
 	case e.flight != nil && !e.flight.expired:
-		return e.flight
-	case fresh:
-		return nil
+		return Result{}, e.flight
+	case !e.last.Time.IsZero() && now.Sub(e.last.Time) < maxAge:
+		return e.valid(now), nil
 	case e.flight != nil:
 		// The check hangs in an earlier run. Another run would be another
 		// goroutine; that it still hangs is this run's result.
 		e.record(StatusDown, ClassTimeout, errStuck, now, 0)
-		return nil
+		return e.valid(now), nil
 	}
 	e.flight = &flight{done: make(chan struct{})}
 	go e.execute(e.flight)
-	return e.flight
+	return Result{}, e.flight
 }
 
 // execute makes one run. Its context isn't the prober's: the result is for all
@@ -162,12 +161,17 @@ func (e *entry) record(status Status, class Class, err error, now time.Time, too
 	e.a.history.add(Transition{Check: r.Name, Tenant: r.Tenant, From: from, To: status, Class: class, Time: now}, err)
 }
 
-// result returns the last result as far as it still proves anything.
-func (e *entry) result() Result {
+func (e *entry) result(now time.Time) Result {
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	return e.valid(now)
+}
+
+// valid returns the last result as far as it still proves anything; e.mu is
+// held.
+func (e *entry) valid(now time.Time) Result {
 	r := e.last
-	if e.stale > 0 && !r.Time.IsZero() && time.Since(r.Time) > e.stale {
+	if e.stale > 0 && !r.Time.IsZero() && now.Sub(r.Time) > e.stale {
 		r.Status, r.Class, r.Since = StatusUnknown, "", r.Time.Add(e.stale)
 	}
 	return r

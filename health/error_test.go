@@ -46,6 +46,7 @@ func TestErrorsBecomeStatusAndClass(t *testing.T) {
 		{"i/o deadline", &net.OpError{Op: "read", Err: os.ErrDeadlineExceeded}, health.StatusDown, health.ClassTimeout},
 		{"refused", refused(), health.StatusDown, health.ClassRefused},
 		{"no such host", &net.DNSError{Err: "no such host", Name: "db.internal", IsNotFound: true}, health.StatusDown, health.ClassRefused},
+		{"resolver's time-out", &net.DNSError{Err: "i/o timeout", IsTimeout: true}, health.StatusDown, health.ClassTimeout},
 		{"joined", errors.Join(errBoom, health.WithClass(errBoom, health.ClassQuery)), health.StatusDown, health.ClassQuery},
 	}
 	for _, tt := range tests {

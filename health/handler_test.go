@@ -324,6 +324,11 @@ func TestStrangersWhoSearchAreLimited(t *testing.T) {
 		}
 		ask("/health?tenant="+tenantA, "[2001:db8::ffff]:1", 429) // a customer has all of a /64
 		ask("/health?tenant="+tenantA, "[2001:db8:0:1::1]:1", 200)
+
+		for range 5 {
+			ask("/health?tenant="+tenantA, "@", 200) // a unix socket's peer
+		}
+		ask("/health?tenant="+tenantA, "somewhere", 429) // all that is no address counts as one
 	})
 }
 
@@ -390,6 +395,18 @@ func TestHealthJSON(t *testing.T) {
 			t.Errorf("got %s, want %s", got, want)
 		}
 	})
+}
+
+// Degraded is ready, so the draft's word for it is one that goes with 200.
+func TestHealthJSONOfReady(t *testing.T) {
+	t.Parallel()
+	s := switchable{health.Degraded(errBoom)}
+	a := newAggregator(t, one(health.Check{Name: "pool", Run: s.run, Ready: true}))
+	w := get(a.Handler(health.Ready), "/readyz", func(r *http.Request) { r.Header.Set("Accept", "application/health+json") })
+	wantCode(t, w, 200)
+	if !strings.HasPrefix(w.Body.String(), `{"status":"warn",`) {
+		t.Errorf("got %s", w.Body)
+	}
 }
 
 func TestUnknownProfilePanics(t *testing.T) {

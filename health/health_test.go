@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"runtime"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -74,11 +75,19 @@ func wantCode(t testing.TB, w *httptest.ResponseRecorder, code int) {
 	}
 }
 
-// settle waits until every goroutine of the bubble is idle and says how many
-// there are in the process.
-func settle() int {
+// goroutines waits until every goroutine of the bubble is idle, and counts
+// those that are in code of the package.
+func goroutines() int {
 	synctest.Wait()
-	return runtime.NumGoroutine()
+	stacks := make([]byte, 1<<20)
+	stacks = stacks[:runtime.Stack(stacks, true)]
+	n := 0
+	for stack := range strings.SplitSeq(string(stacks), "\n\n") {
+		if strings.Contains(stack, "/mcpsaas/health.") {
+			n++
+		}
+	}
+	return n
 }
 
 func sleep(d time.Duration) { time.Sleep(d) } // in a synctest bubble only: the clock is fake

@@ -37,9 +37,10 @@ func (a *Aggregator) probeTenant(ctx context.Context, id string) Report {
 // [Options].Checks, without running any: what a metrics scrape wants. A check
 // that nobody has probed for longer than its StaleAfter is unknown.
 func (a *Aggregator) Snapshot() []Result {
+	now := time.Now()
 	results := make([]Result, len(a.checks))
 	for i, e := range a.checks {
-		results[i] = e.result()
+		results[i] = e.result(now)
 	}
 	return results
 }
@@ -51,50 +52,54 @@ func (a *Aggregator) probeBoth(ctx context.Context, id string) (platform, own []
 
 // gather starts what must run, all at once, then waits for all of it.
 func (a *Aggregator) gather(ctx context.Context, entries []*entry) []Result {
-	var deadline <-chan time.Time
-	flights := make([]*flight, len(entries))
+	now := time.Now()
+	results := make([]Result, len(entries))
+	var waits []wait
 	for i, e := range entries {
 		if e.periodic {
+			results[i] = e.result(now)
 			continue
 		}
-		if flights[i] = e.begin(e.ttl); flights[i] != nil && deadline == nil {
-			timer := time.NewTimer(a.opts.ProbeTimeout)
-			defer timer.Stop()
-			deadline = timer.C
+		var f *flight
+		if results[i], f = e.begin(now, e.ttl); f != nil {
+			waits = append(waits, wait{i, f})
 		}
 	}
-	results := make([]Result, len(entries))
-	over := false
-	for i, e := range entries {
-		ended := true
-		if f := flights[i]; f != nil {
-			ended, over = f.wait(ctx, deadline, over)
-		}
-		results[i] = e.result()
+	if waits == nil {
+		return results
+	}
+	ctx, cancel := context.WithTimeout(ctx, a.opts.ProbeTimeout)
+	defer cancel()
+	for _, w := range waits {
+		ended := w.flight.wait(ctx)
+		now := time.Now()
+		results[w.index] = entries[w.index].result(now)
 		if !ended {
 			// Whatever it was before, it hasn't answered now.
-			results[i].Status, results[i].Class, results[i].Since = StatusUnknown, ClassTimeout, time.Now()
+			r := &results[w.index]
+			r.Status, r.Class, r.Since = StatusUnknown, ClassTimeout, now
 		}
 	}
 	return results
 }
 
-// wait reports whether the flight has ended, and whether the time to wait for
-// it and others is over.
-func (f *flight) wait(ctx context.Context, deadline <-chan time.Time, over bool) (ended, nowOver bool) {
-	if !over {
-		select {
-		case <-f.done:
-			return true, false
-		case <-deadline:
-		case <-ctx.Done():
-		}
+type wait struct {
+	index  int
+	flight *flight
+}
+
+// wait reports whether the flight has ended when ctx has.
+func (f *flight) wait(ctx context.Context) bool {
+	select {
+	case <-f.done:
+		return true
+	case <-ctx.Done():
 	}
 	select {
 	case <-f.done:
-		return true, true
+		return true
 	default:
-		return false, true
+		return false
 	}
 }
 

@@ -65,6 +65,8 @@ func TestReadyWithoutStartupProbe(t *testing.T) {
 	a = newAggregator(t, one(health.Check{Name: "audit", Run: ok, Startup: true, Interval: time.Minute}))
 	wantCode(t, get(a.Handler(health.Ready), "/readyz"), 503)
 	wantCode(t, get(a.Handler(health.Startup), "/startupz"), 503)
+	a = newAggregator(t, one(health.Check{Name: "pool", Run: ok, Ready: true, Interval: time.Minute}))
+	wantCode(t, get(a.Handler(health.Ready), "/readyz"), 503)
 }
 
 func TestReadyDetailIsTheOperators(t *testing.T) {

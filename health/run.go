@@ -26,7 +26,7 @@ func (e *entry) repeat(ctx context.Context, interval time.Duration) {
 	ticker := time.NewTicker(interval)
 	defer ticker.Stop()
 	for ctx.Err() == nil {
-		if f := e.begin(0); f != nil {
+		if _, f := e.begin(time.Now(), 0); f != nil {
 			<-f.done
 		}
 		select {
