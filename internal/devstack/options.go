@@ -36,6 +36,10 @@ type Options struct {
 // Stack is what was started. Fields of services that weren't asked for are
 // empty.
 type Stack struct {
+	// Dir is the directory of the servers, in which the caller may keep files of
+	// its own: they go when it goes.
+	Dir string
+
 	// DatabaseURL logs in as the owner of the database, [OwnerRole].
 	DatabaseURL string
 

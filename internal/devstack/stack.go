@@ -26,7 +26,7 @@ func Start(ctx context.Context, opts Options) (*Stack, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Stack{services: services{w: w}}
+	s := &Stack{Dir: w.dir, services: services{w: w}}
 	if err := s.start(ctx, opts); err != nil {
 		return nil, errors.Join(err, s.Close(context.WithoutCancel(ctx)))
 	}
