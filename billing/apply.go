@@ -137,10 +137,10 @@ func (w *InboxWorker) judge(claim *NoticeClaim, c Change, err error) NoticeVerdi
 		v.State = NoticeIgnored
 	case err == nil:
 		v.State = NoticeApplied
-	case claim.Attempt >= w.opts.MaxAttempts:
+	case claim.Tries >= w.opts.MaxAttempts:
 		v.State, v.Reason = NoticeDead, err.Error()
 	default:
-		wait := min(30*time.Minute, time.Second<<min(claim.Attempt-1, 20))
+		wait := min(30*time.Minute, time.Second<<min(claim.Tries-1, 20))
 		wait -= time.Duration(rand.Int64N(int64(wait)/4 + 1))
 		v.State, v.Reason, v.NextAt = NoticeNew, err.Error(), w.opts.Now().Add(wait)
 	}

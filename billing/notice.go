@@ -24,6 +24,7 @@ const (
 type NoticeClaim struct {
 	Notice
 	Attempt int   // the fence
+	Tries   int   // attempts since it was put in the queue, with this one
 	Seq     int64 // drawn with the claim, so before the fetch: see [Change]
 }
 

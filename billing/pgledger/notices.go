@@ -39,7 +39,8 @@ func (l *Ledger) Accept(ctx context.Context, n billing.Notice) (fresh bool, err 
 // still pick two notices of one lane at the same moment; the unique index on
 // the lane lets one of them through.
 const nextNoticeSQL = `
-update mcpsaas.billing_notices set state = 'working', attempt = attempt + 1, lease_until = $2
+update mcpsaas.billing_notices set state = 'working', attempt = attempt + 1, tries = tries + 1,
+	lease_until = $2
 where id = (
 	select c.id from mcpsaas.billing_notices c
 	where c.state in ('new', 'working') and c.next_at <= $1 and (c.state = 'new' or c.lease_until <= $1)
@@ -49,7 +50,8 @@ where id = (
 	order by c.next_at, c.id
 	limit 1
 	for update skip locked)
-returning id, type, created, object_id, customer, api_version, live, payload, attempt, nextval('mcpsaas.billing_seq')`
+returning id, type, created, object_id, customer, api_version, live, payload, attempt, tries,
+	nextval('mcpsaas.billing_seq')`
 
 // NextNotice implements [billing.NoticeStore].
 func (l *Ledger) NextNotice(ctx context.Context, now time.Time, lease time.Duration) (*billing.NoticeClaim, error) {
@@ -58,7 +60,7 @@ func (l *Ledger) NextNotice(ctx context.Context, now time.Time, lease time.Durat
 	for {
 		var c billing.NoticeClaim
 		err := l.pool.QueryRow(ctx, nextNoticeSQL, now, now.Add(lease)).Scan(&c.ID, &c.Type, timeOrZero{&c.Created},
-			&c.ObjectID, &c.Customer, &c.APIVersion, &c.Live, &c.Payload, &c.Attempt, &c.Seq)
+			&c.ObjectID, &c.Customer, &c.APIVersion, &c.Live, &c.Payload, &c.Attempt, &c.Tries, &c.Seq)
 		if errors.Is(err, pgx.ErrNoRows) {
 			return nil, nil
 		}

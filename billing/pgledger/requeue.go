@@ -52,7 +52,7 @@ func (l *Ledger) Requeue(ctx context.Context, batch, actor, reason string) error
 }
 
 const requeueNoticeSQL = `
-update mcpsaas.billing_notices set state = 'new', next_at = $2, attempt = 0, finished_at = null
+update mcpsaas.billing_notices set state = 'new', next_at = $2, tries = 0, finished_at = null
 where id = $1 and state in ('dead', 'ignored', 'applied')`
 
 const noticeExistsSQL = `select exists (select from mcpsaas.billing_notices where id = $1)`

@@ -11,7 +11,8 @@ create table mcpsaas.billing_notices (
 	-- object where no customer is named.
 	lane        text        not null,
 	state       text        not null default 'new' check (state in ('new', 'working', 'applied', 'ignored', 'dead')),
-	attempt     integer     not null default 0,
+	attempt     integer     not null default 0, -- the fence: never falls
+	tries       integer     not null default 0, -- attempts since it was last put in the queue
 	next_at     timestamptz not null,
 	lease_until timestamptz,
 	received_at timestamptz not null,

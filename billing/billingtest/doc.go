@@ -1,0 +1,3 @@
+// Package billingtest holds what a billing provider, and whoever connects to
+// one, is tested with.
+package billingtest

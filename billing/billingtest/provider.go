@@ -1,0 +1,250 @@
+package billingtest
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+
+	"github.com/mcpsaas/mcpsaas/billing"
+)
+
+// Memory of the provider, as Stripe documents it: for idempotency keys, for
+// the identifiers of meter events, how late its totals are, and how old and
+// how far ahead a meter event may be.
+const (
+	keyMemory        = 24 * time.Hour
+	identifierMemory = 24 * time.Hour
+	summaryLag       = 10 * time.Minute
+	maxAge           = 35 * 24 * time.Hour
+	maxFuture        = 5 * time.Minute
+)
+
+// Provider is a [billing.Reporter] that is its own provider, in memory: it
+// forgets idempotency keys and identifiers after 24 hours, replays the failure
+// that it saved under a key, and shows its totals late. It outlives the
+// workers that report to it, and is safe for concurrent use.
+type Provider struct {
+	mode billing.Mode
+	now  func() time.Time
+
+	mu      sync.Mutex
+	faults  []Fault
+	keys    map[string]saved
+	seen    map[string]time.Time // identifiers
+	entries []entry
+	calls   int
+}
+
+// saved is what the provider remembers under an idempotency key.
+type saved struct {
+	at   time.Time
+	fail bool
+}
+
+// entry is an amount of usage that the provider has taken.
+type entry struct {
+	target   billing.Target
+	at       time.Time // the usage's own time
+	quantity int64
+	taken    time.Time
+}
+
+var _ billing.Reporter = (*Provider)(nil)
+
+// NewProvider returns a provider of the given mode that lives by the clock
+// now.
+func NewProvider(mode billing.Mode, now func() time.Time) *Provider {
+	return &Provider{mode: mode, now: now, keys: make(map[string]saved), seen: make(map[string]time.Time)}
+}
+
+// Fail has the next reports meet the faults, one each.
+func (p *Provider) Fail(faults ...Fault) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.faults = append(p.faults, faults...)
+}
+
+// Total returns what the provider would bill the target for usage in [from,
+// to).
+func (p *Provider) Total(t billing.Target, from, to time.Time) (total int64) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, e := range p.entries {
+		if e.target == t && !e.at.Before(from) && e.at.Before(to) {
+			total += e.quantity
+		}
+	}
+	return total
+}
+
+// Calls returns how many reports have reached the provider.
+func (p *Provider) Calls() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.calls
+}
+
+// Caps implements [billing.Reporter].
+func (p *Provider) Caps(billing.Target) billing.Caps {
+	if p.mode == billing.ModeUsageRecord {
+		return billing.Caps{Overwrite: true, VerifyLag: summaryLag, SlotGranularity: time.Second}
+	}
+	return billing.Caps{
+		DedupeWindow: identifierMemory - time.Hour, VerifyLag: summaryLag + 5*time.Minute,
+		SlotGranularity: time.Minute, MaxAge: maxAge, MaxFuture: maxFuture, LateGrace: time.Hour,
+	}
+}
+
+// Report implements [billing.Reporter].
+func (p *Provider) Report(ctx context.Context, d billing.Delivery) (billing.Receipt, error) {
+	if err := ctx.Err(); err != nil {
+		return billing.Receipt{}, err
+	}
+	if d.Target.Mode != p.mode {
+		return billing.Receipt{}, errors.New("billingtest: target of another mode")
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	fault := p.fault()
+	switch fault {
+	case DropBefore:
+		return billing.Receipt{Reason: "connection reset"}, nil
+	case Limited:
+		return billing.Receipt{Result: billing.NotApplied, RetryAfter: time.Second, Reason: "rate limit"}, nil
+	case Denied:
+		return billing.Receipt{Result: billing.Unauthorized, Reason: "invalid key"}, nil
+	case Refused:
+		return billing.Receipt{Result: billing.Rejected, Reason: "no such target"}, nil
+	}
+	p.calls++
+	now := p.now()
+	if s, ok := p.keys[d.IdempotencyKey]; ok && now.Sub(s.at) < keyMemory {
+		if s.fail {
+			return billing.Receipt{Reason: "internal error, replayed", NewEpoch: true}, nil
+		}
+		return p.answer(fault, billing.Accepted), nil
+	}
+	p.keys[d.IdempotencyKey] = saved{at: now, fail: fault == FailBefore || fault == FailAfter}
+	if fault == FailBefore {
+		return billing.Receipt{Reason: "internal error", NewEpoch: true}, nil
+	}
+	return p.answer(fault, p.take(d, now)), nil
+}
+
+// fault returns what the next report meets.
+func (p *Provider) fault() Fault {
+	if len(p.faults) == 0 {
+		return NoFault
+	}
+	f := p.faults[0]
+	p.faults = p.faults[1:]
+	return f
+}
+
+// take applies a delivery by the rules of the mode.
+func (p *Provider) take(d billing.Delivery, now time.Time) billing.Result {
+	e := entry{target: d.Target, at: d.Slot, quantity: d.Quantity, taken: now}
+	if p.mode == billing.ModeUsageRecord {
+		if d.Slot.After(now) || !d.Slot.After(d.PeriodStart) || !now.Before(d.PeriodEnd) {
+			return billing.Rejected
+		}
+		for i, old := range p.entries {
+			if old.target == e.target && old.at.Equal(e.at) {
+				p.entries[i] = e
+				return billing.Accepted
+			}
+		}
+		p.entries = append(p.entries, e)
+		return billing.Accepted
+	}
+	if now.Sub(d.Slot) > maxAge || d.Slot.Sub(now) > maxFuture {
+		return billing.Rejected
+	}
+	if at, ok := p.seen[d.ID]; ok && now.Sub(at) < identifierMemory {
+		return billing.AlreadyAccepted
+	}
+	p.seen[d.ID] = now
+	p.entries = append(p.entries, e)
+	return billing.Accepted
+}
+
+// answer is how a result arrives at the caller.
+func (p *Provider) answer(fault Fault, r billing.Result) billing.Receipt {
+	switch fault {
+	case DropAfter:
+		return billing.Receipt{Reason: "connection reset"}
+	case FailAfter:
+		return billing.Receipt{Reason: "internal error", NewEpoch: true}
+	case Truncated:
+		return billing.Receipt{Reason: "unexpected end of JSON"}
+	}
+	receipt := billing.Receipt{Result: r, RequestID: "req_test"}
+	if r == billing.Rejected {
+		receipt.Reason = "timestamp outside of what is taken"
+	}
+	return receipt
+}
+
+// Verify implements [billing.Reporter].
+func (p *Provider) Verify(ctx context.Context, d billing.Delivery) (billing.Presence, error) {
+	if err := ctx.Err(); err != nil {
+		return billing.Ambiguous, err
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	from, to, others := d.Slot, d.Slot.Add(time.Minute), int64(0)
+	if p.mode == billing.ModeUsageRecord {
+		from, to, others = d.PeriodStart, d.PeriodEnd, d.PeriodConfirmed
+	}
+	var total int64
+	for _, e := range p.entries {
+		if e.target == d.Target && !e.at.Before(from) && e.at.Before(to) && p.now().Sub(e.taken) >= summaryLag {
+			total += e.quantity
+		}
+	}
+	switch total - others {
+	case d.Quantity:
+		return billing.Present, nil
+	case 0:
+		return billing.Absent, nil
+	default:
+		return billing.Ambiguous, nil
+	}
+}
+
+// ErrLost is what [Provider.Increment] returns when the caller can't know
+// whether it was applied.
+var ErrLost = errors.New("billingtest: no readable answer")
+
+// Increment adds usage as a call with an idempotency key alone does it: the
+// interface that reporters without batches use. It is there to measure such a
+// reporter by the same faults.
+func (p *Provider) Increment(key string, t billing.Target, quantity int64, at time.Time) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	fault := p.fault()
+	switch fault {
+	case DropBefore:
+		return ErrLost
+	case Limited, Denied, Refused:
+		return errors.New("billingtest: refused")
+	}
+	p.calls++
+	now := p.now()
+	if s, ok := p.keys[key]; ok && now.Sub(s.at) < keyMemory {
+		if s.fail {
+			return ErrLost
+		}
+		return nil
+	}
+	p.keys[key] = saved{at: now, fail: fault == FailBefore || fault == FailAfter}
+	if fault == FailBefore {
+		return ErrLost
+	}
+	p.entries = append(p.entries, entry{target: t, at: at, quantity: quantity, taken: now})
+	if fault == DropAfter || fault == FailAfter || fault == Truncated {
+		return ErrLost
+	}
+	return nil
+}

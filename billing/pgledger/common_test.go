@@ -1,0 +1,100 @@
+package pgledger_test
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/stretchr/testify/require"
+
+	"github.com/mcpsaas/mcpsaas/billing"
+	"github.com/mcpsaas/mcpsaas/billing/billingtest"
+	"github.com/mcpsaas/mcpsaas/tenancy/tenant"
+)
+
+// TestCrashMatrixTellsApart plays the same matrix with the reporter that is
+// commonly written: sum what is unreported, tell the provider, mark it as
+// reported. A suite that can't tell it from ours would prove nothing.
+func TestCrashMatrixTellsApart(t *testing.T) {
+	t.Parallel()
+	scenarios := billingtest.Matrix()
+	wrong := play(t, scenarios, func(b *bench) billingtest.World { return common(t, b) })
+	share := 100 * len(wrong) / len(scenarios)
+	t.Logf("common approach: %d of %d scenarios wrong, %d %%", len(wrong), len(scenarios), share)
+	require.GreaterOrEqual(t, share, 40)
+}
+
+// commonReporter is that approach, generously: it bills units, not calls, and
+// its client repeats a lost request under one idempotency key.
+type commonReporter struct {
+	pool     *pgxpool.Pool
+	now      func() time.Time
+	process  *billingtest.Process
+	provider *billingtest.Provider
+	target   billing.Target
+}
+
+func (r commonReporter) Tick(ctx context.Context) error {
+	if err := r.process.Step(billingtest.BeforeSeal); err != nil {
+		return err
+	}
+	var units *int64
+	err := r.pool.QueryRow(ctx, `
+		select sum(units)::bigint from public.common_events
+		where tenant_id = $1 and reported_at is null and created_at < $2::timestamptz - interval '1 minute'`,
+		r.target.Tenant, r.now()).Scan(&units)
+	if err != nil || units == nil {
+		return err
+	}
+	for _, p := range []billingtest.Point{
+		billingtest.AfterSeal, billingtest.BeforeClaim, billingtest.AfterClaim, billingtest.BeforeReport,
+	} {
+		if err := r.process.Step(p); err != nil {
+			return err
+		}
+	}
+	key := tenant.NewID().String() // the client's own, new for each call
+	for range 3 {
+		if err = r.provider.Increment(key, r.target, *units, r.now()); !errors.Is(err, billingtest.ErrLost) {
+			break
+		}
+	}
+	if err := errors.Join(err, r.process.Step(billingtest.AfterReport), r.process.Step(billingtest.BeforeSettle)); err != nil {
+		return err
+	}
+	_, err = r.pool.Exec(ctx, `
+		update public.common_events set reported_at = $2 where tenant_id = $1 and reported_at is null`,
+		r.target.Tenant, r.now())
+	return errors.Join(err, r.process.Step(billingtest.AfterSettle))
+}
+
+// common is a new tenant whose usage goes through the common approach.
+func common(t *testing.T, b *bench) billingtest.World {
+	owner := b.db.Pool(t)
+	_, err := owner.Exec(t.Context(), `
+		create table if not exists public.common_events (
+			tenant_id uuid, units bigint, created_at timestamptz, reported_at timestamptz)`)
+	require.NoError(t, err)
+	to := target(tenant.NewID(), billing.ModeUsageRecord)
+	from := b.clock.Now()
+	provider := billingtest.NewProvider(billing.ModeUsageRecord, b.clock.Now)
+	return billingtest.World{
+		Now: b.clock.Now, Advance: b.clock.Advance,
+		Produce: func(ctx context.Context, units int64) error {
+			_, err := owner.Exec(ctx, `insert into public.common_events values ($1, $2, $3)`, to.Tenant, units, b.clock.Now())
+			return err
+		},
+		Fail: func(f billingtest.Fault) { provider.Fail(f) },
+		Start: func(p *billingtest.Process) (billingtest.Ticker, error) {
+			return commonReporter{pool: owner, now: b.clock.Now, process: p, provider: provider, target: to}, nil
+		},
+		Stats: func(ctx context.Context) (s billing.Stats, err error) {
+			err = owner.QueryRow(ctx, `select count(*) from public.common_events
+				where tenant_id = $1 and reported_at is null`, to.Tenant).Scan(&s.Unsealed)
+			return s, err
+		},
+		Billed: func() int64 { return provider.Total(to, from, from.AddDate(0, 1, 0)) },
+	}
+}
