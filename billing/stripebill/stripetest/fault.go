@@ -12,22 +12,22 @@ type FaultKind int
 
 // The kinds of faults.
 const (
-	Slow            FaultKind = iota // nothing but Delay
-	DropBefore                       // the connection is cut, and nothing was applied
-	DropAfter                        // applied, but the connection is cut
-	Error500Before                   // not applied; the 500 is saved under the idempotency key
-	Error500After                    // applied; the 500 is saved under the idempotency key
-	Unavailable                      // 503, not applied, not saved
-	BadGateway                       // 502 in HTML, not applied, not saved
-	Truncated                        // applied; 200 with half of its body
-	Empty                            // applied; 200 without a body
-	Foreign                          // 200 with the JSON of something else, not applied
-	Redirected                       // 302 to elsewhere, not applied
-	Conflict                         // 409 idempotency_key_in_use
-	RateLimited                      // 429 rate_limit
-	LockTimeout                      // 429 lock_timeout
-	Unauthorized                     // 401
-	Forbidden                        // 403, as for a restricted key
+	Slow           FaultKind = iota // nothing but Delay
+	DropBefore                      // the connection is cut, and nothing was applied
+	DropAfter                       // applied, but the connection is cut
+	Error500Before                  // not applied; the 500 is saved under the idempotency key
+	Error500After                   // applied; the 500 is saved under the idempotency key
+	Unavailable                     // 503, not applied, not saved
+	BadGateway                      // 502 in HTML, not applied, not saved
+	Truncated                       // applied; 200 with half of its body
+	Empty                           // applied; 200 without a body
+	Foreign                         // 200 with the JSON of something else, not applied
+	Redirected                      // 302 to elsewhere, not applied
+	Conflict                        // 409 idempotency_key_in_use
+	RateLimited                     // 429 rate_limit
+	LockTimeout                     // 429 lock_timeout
+	Unauthorized                    // 401
+	Forbidden                       // 403, as for a restricted key
 )
 
 // Fault makes requests of the API go wrong.

@@ -1,0 +1,301 @@
+package stripetest
+
+import (
+	"fmt"
+	"net/http"
+	"strconv"
+	"time"
+)
+
+type meter struct {
+	ID          string `json:"id"`
+	DisplayName string `json:"display_name"`
+	EventName   string `json:"event_name"`
+	Formula     string `json:"formula"`
+	CustomerKey string `json:"customer_key"` // of the payload
+	ValueKey    string `json:"value_key"`    // of the payload
+	Active      bool   `json:"active"`
+	Created     int64  `json:"created"`
+}
+
+// arrival is a meter event that summaries may not show yet.
+type arrival struct {
+	Key    string `json:"key"`
+	Minute int64  `json:"minute"`
+	Value  int64  `json:"value"`
+	At     int64  `json:"at"` // when received
+}
+
+func (o *meter) view() any {
+	status := "inactive"
+	if o.Active {
+		status = "active"
+	}
+	return object{
+		"id": o.ID, "object": "billing.meter", "display_name": o.DisplayName, "event_name": o.EventName,
+		"event_time_window": nil, "status": status, "created": o.Created, "updated": o.Created, "livemode": false,
+		"default_aggregation": object{"formula": o.Formula},
+		"customer_mapping":    object{"type": "by_id", "event_payload_key": o.CustomerKey},
+		"value_settings":      object{"event_payload_key": o.ValueKey},
+		"status_transitions":  object{"deactivated_at": nil},
+	}
+}
+
+func createMeter(c *call) (any, error) {
+	if err := c.p.require("display_name", "event_name", "default_aggregation"); err != nil {
+		return nil, err
+	}
+	o := &meter{
+		ID: newID("mtr_test_"), DisplayName: c.p.str("display_name"), EventName: c.p.str("event_name"),
+		Formula: c.p.str("default_aggregation[formula]"), Active: true, Created: c.at.Unix(),
+		CustomerKey: firstOf(c.p.str("customer_mapping[event_payload_key]"), "stripe_customer_id"),
+		ValueKey:    firstOf(c.p.str("value_settings[event_payload_key]"), "value"),
+	}
+	if o.Formula != "sum" && o.Formula != "count" {
+		return nil, invalid("default_aggregation[formula]", "The emulator has the formulas sum and count.")
+	}
+	if c.p.has("event_time_window") {
+		return nil, invalid("event_time_window", "The emulator has no pre-aggregated meters.")
+	}
+	if err := c.freeEventName(o.EventName); err != nil {
+		return nil, err
+	}
+	c.s.Meters.put(o.ID, o)
+	c.emit("billing.meter.created", o.view())
+	return o.view(), nil
+}
+
+func (c *call) freeEventName(name string) error {
+	if c.activeMeter(name) != nil {
+		return invalid("event_name", "There is already an active meter with event_name "+name+".")
+	}
+	return nil
+}
+
+// activeMeter needs the lock.
+func (e *Emulator) activeMeter(eventName string) *meter {
+	for _, m := range e.s.Meters.all() {
+		if m.Active && m.EventName == eventName {
+			return m
+		}
+	}
+	return nil
+}
+
+func (c *call) meter() (*meter, error) {
+	o, ok := c.s.Meters.get(c.id())
+	if !ok {
+		return nil, missing("billing.meter", c.id(), "id")
+	}
+	return o, nil
+}
+
+func getMeter(c *call) (any, error) {
+	o, err := c.meter()
+	if err != nil {
+		return nil, err
+	}
+	return o.view(), nil
+}
+
+func updateMeter(c *call) (any, error) {
+	o, err := c.meter()
+	if err != nil {
+		return nil, err
+	}
+	o.DisplayName = firstOf(c.p.str("display_name"), o.DisplayName)
+	return o.view(), nil
+}
+
+func deactivateMeter(c *call) (any, error) {
+	o, err := c.meter()
+	if err != nil {
+		return nil, err
+	}
+	o.Active = false
+	return o.view(), nil
+}
+
+func reactivateMeter(c *call) (any, error) {
+	o, err := c.meter()
+	if err == nil && !o.Active {
+		err = c.freeEventName(o.EventName)
+	}
+	if err != nil {
+		return nil, err
+	}
+	o.Active = true
+	return o.view(), nil
+}
+
+func listMeters(c *call) (any, error) {
+	return page(c, c.s.Meters.all(), func(o *meter) string { return o.ID }, func(o *meter) bool {
+		return !c.p.has("status") || o.Active == (c.p.str("status") == "active")
+	}, func(o *meter) any { return o.view() })
+}
+
+// createMeterEvent has the limits of
+// https://docs.stripe.com/api/billing/meter-event/create and
+// https://docs.stripe.com/billing/subscriptions/usage-based/recording-usage-api.
+func createMeterEvent(c *call) (any, error) {
+	if err := c.p.require("event_name", "payload"); err != nil {
+		return nil, err
+	}
+	m := c.activeMeter(c.p.str("event_name"))
+	if m == nil {
+		return nil, &apiError{Status: http.StatusBadRequest, Code: "resource_missing", Param: "event_name",
+			Message: "No active meter found for event name: " + c.p.str("event_name")}
+	}
+	payload := c.p.object("payload")
+	who, err := c.customer(payload[m.CustomerKey], "payload["+m.CustomerKey+"]")
+	if err != nil {
+		return nil, err
+	}
+	digits := payload[m.ValueKey]
+	value, err := strconv.ParseInt(digits, 10, 64)
+	if err != nil || len(digits) > 15 || value < 0 {
+		return nil, invalid("payload["+m.ValueKey+"]", fmt.Sprintf("The value %.40q is not a whole number of at most 15 digits.", digits))
+	}
+	at, err := c.p.number("timestamp", c.at.Unix())
+	if err != nil {
+		return nil, err
+	}
+	switch when := time.Unix(at, 0); {
+	case when.After(c.at.Add(5 * time.Minute)):
+		return nil, &apiError{Status: http.StatusBadRequest, Code: "timestamp_in_future", Param: "timestamp",
+			Message: "The timestamp must not be more than 5 minutes in the future."}
+	case when.Before(c.at.Add(-35 * 24 * time.Hour)):
+		return nil, &apiError{Status: http.StatusBadRequest, Code: "timestamp_too_far_in_past", Param: "timestamp",
+			Message: "The timestamp must be within the past 35 calendar days."}
+	}
+	identifier := firstOf(c.p.str("identifier"), newID("meter_event_"))
+	if len(identifier) > 100 {
+		return nil, invalid("identifier", "The identifier must be at most 100 characters long.")
+	}
+	for known, received := range c.s.Identifiers {
+		if c.at.Unix()-received >= int64(keyMemory/time.Second) {
+			delete(c.s.Identifiers, known)
+		}
+	}
+	if _, known := c.s.Identifiers[identifier]; known {
+		return nil, &apiError{Status: http.StatusBadRequest, Code: "duplicate_meter_event", Param: "identifier", noRetry: true, ran: true,
+			Message: "An event already exists with identifier " + identifier + "."}
+	}
+	c.s.Identifiers[identifier] = c.at.Unix()
+	c.count(m, who.ID, at, value)
+	return object{
+		"object": "billing.meter_event", "event_name": m.EventName, "identifier": identifier,
+		"payload": payload, "timestamp": at, "created": c.at.Unix(), "livemode": false,
+	}, nil
+}
+
+func usageKey(meterID, customer string) string { return meterID + " " + customer }
+
+// count adds a value at its minute: the finest that Stripe tells apart.
+func (c *call) count(m *meter, customer string, at, value int64) {
+	if m.Formula == "count" {
+		value = 1
+	}
+	key, minute := usageKey(m.ID, customer), at-at%60
+	if c.s.Usage[key] == nil {
+		c.s.Usage[key] = map[int64]int64{}
+	}
+	c.s.Usage[key][minute] += value
+	if c.opts.SummaryLag > 0 {
+		c.s.Arrivals = append(c.s.Arrivals, arrival{Key: key, Minute: minute, Value: value, At: c.at.Unix()})
+	}
+}
+
+// metered sums what a meter has of a customer in [from, to). It needs the
+// lock.
+func (e *Emulator) metered(meterID, customer string, from, to int64) int64 {
+	var total int64
+	for minute, value := range e.s.Usage[usageKey(meterID, customer)] {
+		if minute >= from && minute < to {
+			total += value
+		}
+	}
+	return total
+}
+
+// lagging sums what summaries don't show yet, and forgets what they do.
+func (c *call) lagging(key string, from, to int64) int64 {
+	var total int64
+	kept := c.s.Arrivals[:0]
+	for _, a := range c.s.Arrivals {
+		if c.at.Sub(time.Unix(a.At, 0)) >= c.opts.SummaryLag {
+			continue
+		}
+		kept = append(kept, a)
+		if a.Key == key && a.Minute >= from && a.Minute < to {
+			total += a.Value
+		}
+	}
+	c.s.Arrivals = kept
+	return total
+}
+
+// listSummaries has windows of whole minutes, the end exclusive
+// (https://docs.stripe.com/api/billing/meter-event-summary/list).
+func listSummaries(c *call) (any, error) {
+	o, err := c.meter()
+	if err == nil {
+		err = c.p.require("customer", "start_time", "end_time")
+	}
+	if err != nil {
+		return nil, err
+	}
+	who, err := c.customer(c.p.str("customer"), "customer")
+	if err != nil {
+		return nil, err
+	}
+	window, err := summaryWindow(c.p.str("value_grouping_window"))
+	if err != nil {
+		return nil, err
+	}
+	start, err := c.p.number("start_time", 0)
+	if err != nil {
+		return nil, err
+	}
+	end, err := c.p.number("end_time", 0)
+	if err != nil {
+		return nil, err
+	}
+	step := max(window, 60)
+	if start%step != 0 || end%step != 0 || end <= start {
+		return nil, invalid("start_time", fmt.Sprintf("start_time and end_time must be aligned with boundaries of %d seconds, start_time first.", step))
+	}
+	if window == 0 {
+		window = end - start
+	}
+	if (end-start)/window > 10_000 {
+		return nil, invalid("end_time", "The range has more than 10000 windows.")
+	}
+	type row struct{ start, end, value int64 }
+	var rows []*row
+	for from := start; from < end; from += window {
+		value := c.metered(o.ID, who.ID, from, from+window) - c.lagging(usageKey(o.ID, who.ID), from, from+window)
+		if value != 0 {
+			rows = append(rows, &row{from, from + window, value})
+		}
+	}
+	id := func(r *row) string { return "mtrusg_test_" + o.ID + strconv.FormatInt(r.start, 10) }
+	return page(c, rows, id, nil, func(r *row) any {
+		return object{
+			"id": id(r), "object": "billing.meter_event_summary", "meter": o.ID, "livemode": false,
+			"start_time": r.start, "end_time": r.end, "aggregated_value": r.value,
+		}
+	})
+}
+
+func summaryWindow(name string) (int64, error) {
+	switch name {
+	case "":
+		return 0, nil
+	case "hour":
+		return 3600, nil
+	case "day":
+		return 86400, nil
+	}
+	return 0, invalid("value_grouping_window", "Invalid value_grouping_window: must be one of day or hour")
+}

@@ -1,0 +1,87 @@
+package stripetest
+
+import (
+	"net/http"
+	"strings"
+)
+
+// routes registers the API. After each path stand the parameters that it
+// takes; any other is refused.
+func (e *Emulator) routes() {
+	const page = "limit starting_after ending_before "
+	for _, r := range []struct {
+		pattern, params string
+		run             endpoint
+	}{
+		{"GET /v1/account", "", getAccount},
+		{"GET /v1/balance", "", getBalance},
+
+		{"POST /v1/customers", "email name description metadata", createCustomer},
+		{"GET /v1/customers", page + "email created", listCustomers},
+		{"GET /v1/customers/{id}", "", getCustomer},
+		{"POST /v1/customers/{id}", "email name description metadata", updateCustomer},
+		{"DELETE /v1/customers/{id}", "", deleteCustomer},
+
+		{"POST /v1/products", "id name description active metadata", createProduct},
+		{"GET /v1/products", page + "active ids", listProducts},
+		{"GET /v1/products/{id}", "", getProduct},
+		{"POST /v1/products/{id}", "name description active metadata", updateProduct},
+
+		{"POST /v1/prices", "product product_data currency unit_amount unit_amount_decimal recurring lookup_key transfer_lookup_key nickname active metadata billing_scheme", createPrice},
+		{"GET /v1/prices", page + "active lookup_keys product type currency", listPrices},
+		{"GET /v1/prices/{id}", "", getPrice},
+		{"POST /v1/prices/{id}", "active lookup_key transfer_lookup_key nickname metadata", updatePrice},
+
+		{"POST /v1/billing/meters", "display_name event_name default_aggregation customer_mapping value_settings event_time_window", createMeter},
+		{"GET /v1/billing/meters", page + "status", listMeters},
+		{"GET /v1/billing/meters/{id}", "", getMeter},
+		{"POST /v1/billing/meters/{id}", "display_name", updateMeter},
+		{"POST /v1/billing/meters/{id}/deactivate", "", deactivateMeter},
+		{"POST /v1/billing/meters/{id}/reactivate", "", reactivateMeter},
+		{"GET /v1/billing/meters/{id}/event_summaries", page + "customer start_time end_time value_grouping_window", listSummaries},
+		{"POST /v1/billing/meter_events", "event_name identifier payload timestamp", createMeterEvent},
+
+		{"POST /v1/checkout/sessions", "mode client_reference_id metadata subscription_data success_url cancel_url line_items customer customer_email payment_method_collection allow_promotion_codes expires_at locale ui_mode", createSession},
+		{"GET /v1/checkout/sessions", page + "customer subscription status", listSessions},
+		{"GET /v1/checkout/sessions/{id}", "", getSession},
+		{"POST /v1/checkout/sessions/{id}/expire", "", expireSession},
+		{"POST /v1/billing_portal/sessions", "customer return_url configuration locale", createPortal},
+
+		{"POST /v1/subscriptions", "customer items metadata cancel_at_period_end trial_period_days trial_end proration_behavior payment_behavior description", createSubscription},
+		{"GET /v1/subscriptions", page + "customer status price created", listSubscriptions},
+		{"GET /v1/subscriptions/{id}", "", getSubscription},
+		{"POST /v1/subscriptions/{id}", "items metadata cancel_at_period_end pause_collection proration_behavior payment_behavior description", updateSubscription},
+		{"DELETE /v1/subscriptions/{id}", "invoice_now prorate cancellation_details", cancelSubscription},
+		{"GET /v1/subscription_items", page + "subscription", listItems},
+		{"GET /v1/subscription_items/{id}", "", getItem},
+		{"POST /v1/subscription_items/{id}/usage_records", "action quantity timestamp", createUsageRecord},
+		{"GET /v1/subscription_items/{id}/usage_record_summaries", page, listUsageRecords},
+
+		{"GET /v1/invoices", page + "customer subscription status created", listInvoices},
+		{"GET /v1/invoices/upcoming", "customer subscription", upcomingInvoice},
+		{"POST /v1/invoices/create_preview", "customer subscription", upcomingInvoice},
+		{"GET /v1/invoices/{id}", "", getInvoice},
+
+		{"GET /v1/events", page + "type types delivery_success created", listEvents},
+		{"GET /v1/events/{id}", "", getEvent},
+	} {
+		allowed := strings.Fields(r.params)
+		run := r.run
+		e.mux.HandleFunc(r.pattern, func(w http.ResponseWriter, req *http.Request) { e.serve(w, req, allowed, run) })
+	}
+	e.mux.HandleFunc("/v1/", func(w http.ResponseWriter, r *http.Request) { e.serve(w, r, nil, unknownURL) })
+}
+
+func unknownURL(c *call) (any, error) {
+	return nil, &apiError{Status: http.StatusNotFound,
+		Message: "Unrecognized request URL (" + c.r.Method + ": " + c.r.URL.Path + "). The emulator may not have it."}
+}
+
+func getAccount(*call) (any, error) {
+	return object{"id": "acct_emulator", "object": "account", "charges_enabled": true, "country": "US", "default_currency": "usd"}, nil
+}
+
+func getBalance(*call) (any, error) {
+	zero := []any{object{"amount": 0, "currency": "usd"}}
+	return object{"object": "balance", "available": zero, "pending": zero, "livemode": false}, nil
+}

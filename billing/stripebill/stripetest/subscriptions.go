@@ -1,0 +1,335 @@
+package stripetest
+
+import (
+	"net/http"
+	"slices"
+	"strconv"
+	"time"
+)
+
+type subscription struct {
+	ID                string            `json:"id"`
+	Customer          string            `json:"customer"`
+	Status            string            `json:"status"`
+	Description       string            `json:"description,omitempty"`
+	Metadata          map[string]string `json:"metadata,omitempty"`
+	Created           int64             `json:"created"`
+	Anchor            int64             `json:"anchor"` // all periods end at its day and time
+	PeriodStart       int64             `json:"period_start"`
+	PeriodEnd         int64             `json:"period_end"`
+	TrialEnd          int64             `json:"trial_end,omitempty"`
+	CancelAtPeriodEnd bool              `json:"cancel_at_period_end,omitempty"`
+	CanceledAt        int64             `json:"canceled_at,omitempty"`
+	EndedAt           int64             `json:"ended_at,omitempty"`
+	PauseBehavior     string            `json:"pause_behavior,omitempty"`
+	LatestInvoice     string            `json:"latest_invoice,omitempty"`
+	Items             []*item           `json:"items"`
+}
+
+// item is one price that is subscribed to.
+type item struct {
+	ID       string            `json:"id"`
+	Price    string            `json:"price"`
+	Quantity int64             `json:"quantity"` // 0 for a metered price
+	Metadata map[string]string `json:"metadata,omitempty"`
+	Created  int64             `json:"created"`
+	Records  map[int64]int64   `json:"records,omitempty"` // legacy usage: timestamp -> quantity
+	Closed   []closedPeriod    `json:"closed,omitempty"`  // oldest first
+}
+
+// closedPeriod is a billing period that its invoice has taken in.
+type closedPeriod struct {
+	Start   int64  `json:"start"`
+	End     int64  `json:"end"`
+	Invoice string `json:"invoice"`
+}
+
+func (o *subscription) ended() bool {
+	return o.Status == "canceled" || o.Status == "incomplete_expired"
+}
+
+// subscriptionView shows o in the layout of the API version.
+func (e *Emulator) subscriptionView(o *subscription, modern bool) any {
+	items := []any{}
+	for _, it := range o.Items {
+		items = append(items, e.itemView(o, it, modern))
+	}
+	var pause any
+	if o.PauseBehavior != "" {
+		pause = object{"behavior": o.PauseBehavior, "resumes_at": nil}
+	}
+	v := object{
+		"id": o.ID, "object": "subscription", "customer": o.Customer, "status": o.Status, "created": o.Created,
+		"start_date": o.Created, "billing_cycle_anchor": o.Anchor, "cancel_at_period_end": o.CancelAtPeriodEnd,
+		"canceled_at": timeOrNull(o.CanceledAt), "ended_at": timeOrNull(o.EndedAt), "trial_end": timeOrNull(o.TrialEnd),
+		"pause_collection": pause, "latest_invoice": orNull(o.LatestInvoice), "metadata": metadataOf(o.Metadata),
+		"description": orNull(o.Description), "collection_method": "charge_automatically", "currency": "usd", "livemode": false,
+		"items": listOf("/v1/subscription_items?subscription="+o.ID, items, false),
+	}
+	if o.CancelAtPeriodEnd {
+		v["cancel_at"] = o.PeriodEnd
+	}
+	if !modern {
+		v["current_period_start"], v["current_period_end"] = o.PeriodStart, o.PeriodEnd
+	}
+	return v
+}
+
+func (e *Emulator) itemView(o *subscription, it *item, modern bool) object {
+	p := e.s.Prices.Rows[it.Price]
+	v := object{
+		"id": it.ID, "object": "subscription_item", "subscription": o.ID, "created": it.Created,
+		"metadata": metadataOf(it.Metadata), "price": p.view(),
+	}
+	if !p.Metered {
+		v["quantity"] = it.Quantity
+	}
+	if modern {
+		v["current_period_start"], v["current_period_end"] = o.PeriodStart, o.PeriodEnd
+	}
+	return v
+}
+
+// addSubscription starts a subscription and its first invoice. It needs the
+// lock, and items that were checked.
+func (e *Emulator) addSubscription(who *customer, items []*item, metadata map[string]string, trial time.Duration, at int64, later bool) *subscription {
+	o := &subscription{ID: newID("sub_"), Customer: who.ID, Status: "active", Metadata: metadata, Created: at,
+		Anchor: at, PeriodStart: at, Items: items}
+	for _, it := range items {
+		it.Created = at
+	}
+	if trial > 0 {
+		o.Status, o.TrialEnd = "trialing", at+int64(trial/time.Second)
+		o.Anchor, o.PeriodEnd = o.TrialEnd, o.TrialEnd
+	} else {
+		o.PeriodEnd = e.nextPeriodEnd(o)
+	}
+	e.s.Subscriptions.put(o.ID, o)
+	inv := e.addInvoice(o, "subscription_create", at)
+	inv.Processing = later
+	if trial == 0 {
+		e.bill(inv, o, o.PeriodStart, o.PeriodEnd)
+	}
+	if who.Declines && inv.total() > 0 {
+		o.Status = "incomplete"
+	}
+	e.emitSubscription("created", o)
+	e.emitInvoice("created", inv)
+	e.finalize(inv, at)
+	return o
+}
+
+// checkItems makes items of what a request lists: price and quantity.
+func (c *call) checkItems(param string, lines []params) ([]*item, error) {
+	if len(lines) == 0 {
+		return nil, c.p.require(param)
+	}
+	var out []*item
+	for i, line := range lines {
+		at := param + "[" + strconv.Itoa(i) + "]"
+		p, ok := c.s.Prices.get(line.str("price"))
+		if !ok {
+			return nil, missing("price", line.str("price"), at+"[price]")
+		}
+		if !p.Active {
+			return nil, invalid(at+"[price]", "The price specified is inactive. This field only accepts active prices.")
+		}
+		if p.Metered && line.has("quantity") {
+			return nil, invalid(at+"[quantity]", "Quantity should not be specified where usage_type is `metered`. Remove quantity from `"+at+"`")
+		}
+		def := int64(1)
+		if p.Metered {
+			def = 0
+		}
+		quantity, err := line.number("quantity", def)
+		if err != nil || quantity < 0 || quantity == 0 && !p.Metered && param == "line_items" {
+			return nil, invalid(at+"[quantity]", "Invalid quantity.")
+		}
+		if slices.ContainsFunc(out, func(it *item) bool { return it.Price == p.ID }) {
+			return nil, invalid(at+"[price]", "The same price is listed twice.")
+		}
+		out = append(out, &item{ID: newID("si_"), Price: p.ID, Quantity: quantity, Metadata: line.object("metadata")})
+	}
+	return out, nil
+}
+
+func createSubscription(c *call) (any, error) {
+	if err := c.p.require("customer", "items"); err != nil {
+		return nil, err
+	}
+	who, err := c.customer(c.p.str("customer"), "customer")
+	if err != nil {
+		return nil, err
+	}
+	items, err := c.checkItems("items", c.p.list("items"))
+	if err != nil {
+		return nil, err
+	}
+	days, err := c.p.number("trial_period_days", 0)
+	if err != nil {
+		return nil, err
+	}
+	end, err := c.p.number("trial_end", 0)
+	if err != nil {
+		return nil, err
+	}
+	trial := time.Duration(days) * 24 * time.Hour
+	if end > 0 {
+		trial = time.Unix(end, 0).Sub(c.at.Truncate(time.Second))
+	}
+	if trial < 0 {
+		return nil, invalid("trial_end", "The trial must end in the future.")
+	}
+	cancel, _, err := c.p.boolean("cancel_at_period_end")
+	if err != nil {
+		return nil, err
+	}
+	o := c.addSubscription(who, items, c.p.object("metadata"), trial, c.at.Unix(), false)
+	o.CancelAtPeriodEnd, o.Description = cancel, c.p.str("description")
+	return c.subscriptionView(o, c.modern), nil
+}
+
+func (c *call) subscription(id, param string) (*subscription, error) {
+	o, ok := c.s.Subscriptions.get(id)
+	if !ok {
+		return nil, missing("subscription", id, param)
+	}
+	return o, nil
+}
+
+func getSubscription(c *call) (any, error) {
+	o, err := c.subscription(c.id(), "id")
+	if err != nil {
+		return nil, err
+	}
+	return c.subscriptionView(o, c.modern), nil
+}
+
+func updateSubscription(c *call) (any, error) {
+	o, err := c.subscription(c.id(), "id")
+	if err != nil {
+		return nil, err
+	}
+	if o.ended() {
+		return nil, &apiError{Status: http.StatusBadRequest, Message: "A canceled subscription can only update its cancellation_details and metadata."}
+	}
+	cancel, set, err := c.p.boolean("cancel_at_period_end")
+	if err != nil {
+		return nil, err
+	}
+	items := o.Items
+	if c.p.has("items") {
+		if items, err = c.changedItems(o); err != nil {
+			return nil, err
+		}
+	}
+	o.Items = items
+	if set {
+		o.CancelAtPeriodEnd, o.CanceledAt = cancel, 0
+		if cancel {
+			o.CanceledAt = c.at.Unix()
+		}
+	}
+	if c.p.has("pause_collection") {
+		o.PauseBehavior = c.p.str("pause_collection[behavior]")
+	}
+	o.Description = firstOf(c.p.str("description"), o.Description)
+	o.Metadata = mergeMetadata(o.Metadata, c.p.object("metadata"))
+	c.emitSubscription("updated", o)
+	return c.subscriptionView(o, c.modern), nil
+}
+
+// changedItems applies items[...]: with an id it changes or deletes that item,
+// without it adds one. Nothing is prorated.
+func (c *call) changedItems(o *subscription) ([]*item, error) {
+	out := make([]*item, 0, len(o.Items))
+	for _, it := range o.Items {
+		changed := *it
+		out = append(out, &changed)
+	}
+	for i, line := range c.p.list("items") {
+		if !line.has("id") {
+			added, err := c.checkItems("items", []params{line})
+			if err != nil {
+				return nil, err
+			}
+			added[0].Created = c.at.Unix()
+			out = append(out, added[0])
+			continue
+		}
+		at := slices.IndexFunc(out, func(it *item) bool { return it.ID == line.str("id") })
+		if at < 0 {
+			return nil, missing("subscription_item", line.str("id"), "items["+strconv.Itoa(i)+"][id]")
+		}
+		if line.str("deleted") == "true" {
+			out = slices.Delete(out, at, at+1)
+			continue
+		}
+		if line.has("price") {
+			checked, err := c.checkItems("items", []params{line})
+			if err != nil {
+				return nil, err
+			}
+			out[at].Price, out[at].Quantity = checked[0].Price, checked[0].Quantity
+		}
+	}
+	if len(out) == 0 {
+		return nil, invalid("items", "A subscription must have at least one active plan.")
+	}
+	return out, nil
+}
+
+// cancelSubscription answers for an ended subscription as if there were none,
+// as Stripe does.
+func cancelSubscription(c *call) (any, error) {
+	o, err := c.subscription(c.id(), "id")
+	if err == nil && o.ended() {
+		err = missing("subscription", o.ID, "id")
+	}
+	if err != nil {
+		return nil, err
+	}
+	now, _, err := c.p.boolean("invoice_now")
+	if err != nil {
+		return nil, err
+	}
+	c.end(o, c.at.Unix(), now)
+	return c.subscriptionView(o, c.modern), nil
+}
+
+// end cancels o at once, with a last invoice for its usage if asked for. It
+// needs the lock.
+func (e *Emulator) end(o *subscription, at int64, bill bool) {
+	o.Status, o.EndedAt = "canceled", at
+	if o.CanceledAt == 0 {
+		o.CanceledAt = at
+	}
+	if bill {
+		inv := e.addInvoice(o, "manual", at)
+		e.close(o, inv, o.PeriodStart, at)
+		e.finalize(inv, at)
+	}
+	e.emitSubscription("deleted", o)
+}
+
+func listSubscriptions(c *call) (any, error) {
+	status := c.p.str("status")
+	return page(c, c.s.Subscriptions.all(), func(o *subscription) string { return o.ID }, func(o *subscription) bool {
+		if c.p.has("customer") && o.Customer != c.p.str("customer") || !c.since(o.Created) {
+			return false
+		}
+		if c.p.has("price") && !slices.ContainsFunc(o.Items, func(it *item) bool { return it.Price == c.p.str("price") }) {
+			return false
+		}
+		switch status {
+		case "all":
+			return true
+		case "":
+			return o.Status != "canceled"
+		case "ended":
+			return o.ended()
+		default:
+			return o.Status == status
+		}
+	}, func(o *subscription) any { return c.subscriptionView(o, c.modern) })
+}
