@@ -28,6 +28,8 @@ const (
 	LockTimeout                     // 429 lock_timeout
 	Unauthorized                    // 401
 	Forbidden                       // 403, as for a restricted key
+	Refused                         // 400, not applied, and never will be
+	KeyReused                       // 400 idempotency_error, as if the key had other parameters
 )
 
 // Fault makes requests of the API go wrong.
@@ -136,6 +138,10 @@ func (f *Fault) refusal() (answer, bool) {
 		return refuse(http.StatusUnauthorized, "", "", "Invalid API Key provided: ****")
 	case Forbidden:
 		return refuse(http.StatusForbidden, "", "more_permissions_required_for_application", "The provided key does not have the required permissions for this endpoint.")
+	case Refused:
+		return refuse(http.StatusBadRequest, "", "", "This request can't be taken.")
+	case KeyReused:
+		return answerOf(nil, keyReused()), true
 	}
 	return answer{}, false
 }

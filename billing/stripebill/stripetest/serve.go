@@ -123,8 +123,7 @@ func (e *Emulator) remembered(key, digest string) (answer, bool) {
 		return answer{}, false
 	}
 	if saved.Request != digest {
-		return answerOf(nil, &apiError{Status: http.StatusBadRequest, Type: "idempotency_error",
-			Message: "Keys for idempotent requests can only be used with the same parameters they were first used with."}), true
+		return answerOf(nil, keyReused()), true
 	}
 	return answer{status: saved.Status, body: []byte(saved.Body), header: http.Header{"Idempotent-Replayed": {"true"}}}, true
 }
@@ -148,6 +147,11 @@ func (e *Emulator) modern(r *http.Request) bool {
 }
 
 func isModern(version string) bool { return strings.Compare(version, newLayout) >= 0 }
+
+func keyReused() *apiError {
+	return &apiError{Status: http.StatusBadRequest, Type: "idempotency_error",
+		Message: "Keys for idempotent requests can only be used with the same parameters they were first used with."}
+}
 
 func internalError() answer {
 	return answerOf(nil, &apiError{Status: http.StatusInternalServerError, Type: "api_error",
