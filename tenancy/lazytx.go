@@ -111,46 +111,54 @@ func (t *lazyTx) opening() *pgx.Batch {
 	return batch
 }
 
-// send takes a connection, sends a batch that begins with opening, and reads
-// the opening's two answers.
-func (t *lazyTx) send(ctx context.Context, batch *pgx.Batch) (pgx.BatchResults, error) {
+// send takes a connection, sends the opening and the queries behind it, and
+// reads the opening's two answers. What the queries need prepared or encoded is
+// done before the transaction begins.
+func (t *lazyTx) send(ctx context.Context, queries ...*pgx.QueuedQuery) (results pgx.BatchResults, err error) {
 	conn, err := t.pool.Acquire(ctx)
 	if err != nil {
 		return nil, redact(err)
 	}
-	sent := false
+	kept := false
 	defer func() {
-		if !sent { // an argument's encoder panicked
-			conn.Release() // which closes a connection that is busy
+		if !kept { // or an argument's encoder panicked
+			conn.Release() // which closes a connection that is busy or in a transaction
 		}
 	}()
-	results := conn.SendBatch(ctx, batch)
-	sent = true
+	batch := t.opening()
+	for _, q := range queries {
+		if q.SQL, q.Arguments, err = t.db.prepare(ctx, conn.Conn(), q.SQL, q.Arguments); err != nil {
+			t.failed(conn.Conn(), err)
+			return nil, err
+		}
+		batch.QueuedQueries = append(batch.QueuedQueries, q)
+	}
+	results = conn.SendBatch(ctx, batch)
 	for range 2 {
 		if _, err = results.Exec(); err != nil {
-			break
+			err = t.db.verdict(conn.Conn(), err)
+			results.Close()
+			t.failed(conn.Conn(), err)
+			return nil, err
 		}
 	}
-	if err == nil {
-		t.conn, t.inner = conn, results.Tx()
-		return results, nil
-	}
-	err = t.db.verdict(conn.Conn(), err)
-	results.Close()
-	// What is known of the transaction decides what the next call may do.
+	kept = true
+	t.conn, t.inner = conn, results.Tx()
+	return results, nil
+}
+
+// failed notes what is known of a transaction that didn't begin, which decides
+// what the next call may do.
+func (t *lazyTx) failed(conn *pgx.Conn, err error) {
 	switch {
 	case errors.Is(err, ErrTampered):
 		t.err = err
 		t.closed = true
-	case conn.Conn().IsClosed():
+	case conn.IsClosed():
 		t.aborted = err
 	case sqlState(err) != "":
 		t.aborted = errAborted
 	}
-	// One that did begin is rolled back by the pool, which closes it: the
-	// opening itself doesn't fail but for tampering.
-	conn.Release()
-	return nil, err
 }
 
 // begin opens the transaction on its own, for what can't travel in a batch.
@@ -158,7 +166,7 @@ func (t *lazyTx) begin(ctx context.Context) error {
 	if err := t.ready(); err != nil || t.conn != nil {
 		return err
 	}
-	results, err := t.send(ctx, t.opening())
+	results, err := t.send(ctx)
 	if err != nil {
 		return err
 	}
@@ -195,15 +203,16 @@ func (t *lazyTx) Query(ctx context.Context, sql string, args ...any) (pgx.Rows, 
 
 // first sends the statement behind the transaction's opening.
 func (t *lazyTx) first(ctx context.Context, sql string, args []any) (pgx.Rows, error) {
-	batch := t.opening()
-	batch.Queue(sql, args...)
-	results, err := t.send(ctx, batch)
+	results, err := t.send(ctx, &pgx.QueuedQuery{SQL: sql, Arguments: args})
 	if err != nil {
 		return failed(err), err
 	}
 	inner, err := results.Query()
 	rows := &rows{Rows: inner, done: func() error {
 		if err := results.Close(); err != nil {
+			if t.conn != nil {
+				statementsOf(t.conn.Conn()).failed(sql, err)
+			}
 			return err
 		}
 		return t.guard(inner.CommandTag())
@@ -248,9 +257,7 @@ func (t *lazyTx) SendBatch(ctx context.Context, b *pgx.Batch) pgx.BatchResults {
 		}
 		return t.conn.SendBatch(ctx, b)
 	}
-	whole := t.opening()
-	whole.QueuedQueries = append(whole.QueuedQueries, b.QueuedQueries...)
-	results, err := t.send(ctx, whole)
+	results, err := t.send(ctx, b.QueuedQueries...)
 	if err != nil {
 		return pgx.FailedBatchResults(b, err)
 	}

@@ -59,6 +59,7 @@ func (db *DB) Exec(ctx context.Context, sql string, args ...any) (pgconn.Command
 type call struct {
 	db      *DB
 	conn    *pgxpool.Conn
+	sql     string
 	results pgx.BatchResults
 	done    bool
 	err     error
@@ -76,10 +77,14 @@ func (db *DB) send(ctx context.Context, sql string, args []any) (*call, error) {
 	c := &call{db: db, conn: conn}
 	sent := false
 	defer func() {
-		if !sent { // an argument's encoder panicked
+		if !sent { // or an argument's encoder panicked
 			conn.Release() // which closes a connection that is busy
 		}
 	}()
+	if sql, args, err = db.prepare(ctx, conn.Conn(), sql, args); err != nil {
+		return nil, err
+	}
+	c.sql = sql
 	batch := &pgx.Batch{}
 	batch.Queue(db.statement("mcpsaas_enter"), id.String())
 	batch.Queue(sql, args...)
@@ -106,8 +111,11 @@ func (c *call) finish() error {
 		c.db.condemn(conn, "a statement began a transaction")
 		c.err = ErrTampered
 	}
-	if sqlState(c.err) == stateNoPrepare {
+	switch {
+	case sqlState(c.err) == stateNoPrepare:
 		c.db.condemn(conn, "a prepared statement is gone")
+	case c.err != nil:
+		statementsOf(conn).failed(c.sql, c.err)
 	}
 	c.conn.Release()
 	return c.err

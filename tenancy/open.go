@@ -35,7 +35,7 @@ type DB struct {
 	pool      *pgxpool.Pool
 	directory *Directory
 	log       *slog.Logger
-	named     bool // the statements of our own are prepared on every connection
+	mode      pgx.QueryExecMode
 	waits     waitGauge
 }
 
@@ -65,13 +65,13 @@ func Open(ctx context.Context, url string, opts *Options) (*DB, error) {
 	if db.log == nil {
 		db.log = slog.New(slog.DiscardHandler)
 	}
-	switch config.ConnConfig.DefaultQueryExecMode {
+	db.mode = config.ConnConfig.DefaultQueryExecMode
+	switch db.mode {
 	case pgx.QueryExecModeSimpleProtocol:
 		return nil, errors.New("tenancy: open: default_query_exec_mode=simple_protocol lets one string carry several statements: choose exec")
 	case pgx.QueryExecModeCacheStatement:
 		// The other modes are for poolers that don't keep a prepared statement
 		// with the client that prepared it.
-		db.named = true
 		config.AfterConnect = prepareOwn
 	}
 	if db.pool, err = pgxpool.NewWithConfig(ctx, config); err != nil {

@@ -52,7 +52,7 @@ func prepareOwn(ctx context.Context, conn *pgx.Conn) error {
 
 // statement returns what to send for one of our own statements.
 func (db *DB) statement(name string) string {
-	if db.named {
+	if db.mode == pgx.QueryExecModeCacheStatement {
 		return name
 	}
 	return own[name]

@@ -1,0 +1,165 @@
+package tenancy_test
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/stretchr/testify/require"
+
+	"github.com/mcpsaas/mcpsaas/internal/devstack"
+	"github.com/mcpsaas/mcpsaas/internal/devtest"
+	"github.com/mcpsaas/mcpsaas/tenancy"
+	"github.com/mcpsaas/mcpsaas/tenancy/tenant"
+)
+
+// Roles belong to the whole cluster, which ends with the process, so that a
+// test which spoils one makes its own.
+func (b *bundle) role(t *testing.T, attributes string) string {
+	t.Helper()
+	name := fmt.Sprintf("app_%s", b.Name)
+	b.superuser(t, fmt.Sprintf(`create role %s login noinherit %s`, name, attributes))
+	b.superuser(t, fmt.Sprintf(`grant select, insert, update, delete on products, stock to %s; grant select on tenant_marker to %[1]s`, name))
+	return name
+}
+
+// Each row is a way to make row level security void. Mutation: dropping any one
+// fault of checkRole or of reachableTable.faults fails its row.
+func TestOpenRefuses(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct {
+		class      string
+		attributes string
+		spoil      string // with the role for {role}
+		unmendable bool   // the printed statement asks for a name
+	}{
+		{class: "superuser", attributes: "superuser"},
+		{class: "bypassrls", attributes: "bypassrls"},
+		{class: "createrole", attributes: "createrole"},
+		{class: "member", spoil: `grant ` + devstack.OwnerRole + ` to {role}`, unmendable: true},
+		{class: "member", spoil: `grant pg_read_server_files to {role}`},
+		{class: "owner", spoil: `alter table products owner to {role}`, unmendable: true},
+		{class: "temporary", spoil: `grant temporary on database {database} to public`},
+		{class: "create", spoil: `grant create on schema public to public`},
+		{class: "create", spoil: `grant create on database {database} to {role}`},
+		{class: "control_schema", spoil: `grant usage on schema mcpsaas to {role}`},
+		{class: "not_enabled", spoil: `alter table products disable row level security`},
+		{class: "not_forced", spoil: `alter table products no force row level security`},
+		{class: "not_enabled", spoil: `create table bare (tenant_id uuid); grant select on bare to {role}`, unmendable: true},
+		{class: "excess", spoil: `grant truncate on products to {role}`},
+		{class: "excess", spoil: `grant references (id) on products to {role}`},
+		{class: "excess", spoil: `grant trigger on products to public`},
+		{class: "policies", spoil: `do $$ begin execute (select format('drop policy %I on products', polname) from pg_policy where polrelid = 'products'::regclass and not polpermissive); end $$`},
+		{class: "policies", spoil: `do $$ begin execute (select format('alter policy %I on products using (true)', polname) from pg_policy where polrelid = 'products'::regclass and not polpermissive); end $$`},
+		{class: "policies", spoil: `do $$ begin execute (select format('alter policy %I on products with check (true)', polname) from pg_policy where polrelid = 'products'::regclass and not polpermissive); end $$`},
+		{class: "no_policies", spoil: `create materialized view copies as select * from products; grant select on copies to {role}`},
+		{class: "partition", spoil: `create table events (tenant_id uuid) partition by list (tenant_id); create table events_1 partition of events default; grant select on events_1 to {role}`},
+	} {
+		t.Run(test.class, func(t *testing.T) {
+			t.Parallel()
+			b := setup(t)
+			role := b.role(t, test.attributes)
+			fill := strings.NewReplacer("{role}", role, "{database}", b.Name).Replace
+			if test.spoil != "" {
+				if test.attributes == "" {
+					b.open(t, b.As(role), nil).Close() // it is the spoiling that matters
+				}
+				b.superuser(t, fill(test.spoil))
+			}
+			_, err := tenancy.Open(t.Context(), b.As(role), nil)
+			require.ErrorIs(t, err, tenancy.ErrUnsafeRole)
+			refusal, _ := errors.AsType[*tenancy.RoleError](err)
+			require.Equal(t, role, refusal.Role)
+			var classes []string
+			for _, f := range refusal.Faults {
+				classes = append(classes, f.Class)
+				require.Contains(t, err.Error(), f.Mend)
+			}
+			require.Contains(t, classes, test.class)
+			if test.unmendable {
+				return
+			}
+			require.Equal(t, []string{test.class}, classes)
+			for _, f := range refusal.Faults {
+				b.superuser(t, f.Mend)
+			}
+			b.open(t, b.As(role), nil)
+		})
+	}
+}
+
+// A role that passed Open can be spoiled later.
+func TestCheckRoles(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	require.NoError(t, b.db.CheckRoles(t.Context()))
+	b.owner(t, `alter table products no force row level security`)
+	require.ErrorIs(t, b.db.CheckRoles(t.Context()), tenancy.ErrUnsafeRole)
+}
+
+func TestOpenArguments(t *testing.T) {
+	t.Parallel()
+	empty := devtest.DB(t, devtest.Template{Name: "empty"})
+	b := setup(t)
+	separator := "?"
+	if strings.Contains(b.As(tenancy.AppRole), "?") {
+		separator = "&"
+	}
+	simple := b.As(tenancy.AppRole) + separator + "default_query_exec_mode=simple_protocol"
+	for _, test := range []struct {
+		name, url, want string
+		opts            *tenancy.Options
+	}{
+		{"malformed", "postgres://secret@host:port/x", "malformed database URL", nil},
+		{"unreachable", "postgres://secret@127.0.0.1:1/x", "unreachable", nil},
+		{"simple protocol", simple, "simple_protocol", nil},
+		{"not migrated", empty.As(tenancy.AppRole), "tenancy.Migrate", nil},
+		{"negative", b.As(tenancy.AppRole), "MaxConns", &tenancy.Options{MaxConns: -1}},
+		{"no such role", b.As("nobody_at_all"), "28000", nil},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			_, err := tenancy.Open(t.Context(), test.url, test.opts)
+			require.ErrorContains(t, err, test.want)
+			for _, hidden := range []string{"secret", "127.0.0.1", "nobody_at_all", "host:port"} {
+				require.NotContains(t, err.Error(), hidden)
+			}
+		})
+	}
+}
+
+// The modes for poolers work the same way, without prepared statements of ours.
+func TestExecModes(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	id := tenant.NewID()
+	b.add(t, id, "apple")
+	b.add(t, tenant.NewID(), "banana")
+	ctx := as(t.Context(), id)
+	for _, mode := range []string{"cache_statement", "cache_describe", "describe_exec", "exec"} {
+		t.Run(mode, func(t *testing.T) {
+			config, err := pgx.ParseConfig(b.As(tenancy.AppRole))
+			require.NoError(t, err)
+			separator := "?"
+			if strings.Contains(config.ConnString(), "?") {
+				separator = "&"
+			}
+			db := b.open(t, config.ConnString()+separator+"default_query_exec_mode="+mode, nil)
+			for range 2 {
+				var name string
+				require.NoError(t, db.QueryRow(ctx, `select name from products where name <> $1`, "x").Scan(&name))
+				require.Equal(t, "apple", name)
+				tag, err := db.Exec(ctx, `update products set name = name`)
+				require.NoError(t, err)
+				require.EqualValues(t, 1, tag.RowsAffected())
+				_, err = db.Exec(ctx, `select 1; select 2`)
+				require.Error(t, err)
+				require.NoError(t, inTx(ctx, db, `update products set name = name where name = $1`, "apple"))
+				require.Error(t, inTx(ctx, db, `insert into stock (product_id, amount) values (gen_random_uuid(), $1)`, 1))
+				require.ErrorIs(t, inTx(ctx, db, `rollback and chain`), tenancy.ErrTampered)
+			}
+		})
+	}
+}

@@ -1,0 +1,97 @@
+package tenancy_test
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/stretchr/testify/require"
+
+	"github.com/mcpsaas/mcpsaas/tenancy"
+	"github.com/mcpsaas/mcpsaas/tenancy/tenant"
+)
+
+// The promise is exact, so it is counted. Mutation: sending the context by its
+// text instead of by its prepared name makes "one-shot after an error" count a
+// trip more; beginning the transaction on its own makes every row of TenantTx
+// count one more.
+func TestRoundTrips(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	link := newProxy(t, b.As(tenancy.AppRole), 0)
+	db := b.open(t, link.url(), &tenancy.Options{MaxConns: 1})
+	ctx := as(t.Context(), tenant.NewID())
+
+	const read = `select count(*) from products where name = $1`
+	query := func(tx pgx.Tx) error {
+		var n int
+		return tx.QueryRow(ctx, read, "x").Scan(&n)
+	}
+	inTx := func(opts tenancy.TxOptions, n int) func() error {
+		return func() error {
+			return db.Tx(ctx, opts, func(ctx context.Context, tx pgx.Tx) error {
+				for range n {
+					if err := query(tx); err != nil {
+						return err
+					}
+				}
+				return nil
+			})
+		}
+	}
+	oneShot := func() error {
+		var n int
+		return db.QueryRow(ctx, read, "x").Scan(&n)
+	}
+	all := tenancy.TxOptions{ReadOnly: true, IsoLevel: pgx.RepeatableRead, StatementTimeout: time.Minute, LockTimeout: time.Minute}
+	for _, test := range []struct {
+		name string
+		want int64
+		run  func() error
+	}{
+		{"one-shot query", 1, oneShot},
+		{"one-shot exec", 1, func() error {
+			_, err := db.Exec(ctx, `update products set name = name where name = $1`, "x")
+			return err
+		}},
+		{"one-shot exec without arguments", 1, func() error {
+			_, err := db.Exec(ctx, `update products set name = name`)
+			return err
+		}},
+		{"canary", 1, func() error {
+			id, _ := tenant.FromContext(ctx)
+			require.ErrorAs(t, db.Canary(ctx, id.ID.String()), new(*tenancy.CanaryError)) // it has no marker
+			return nil
+		}},
+		{"transaction of none", 0, inTx(tenancy.TxOptions{}, 0)},
+		{"transaction of one", 2, inTx(tenancy.TxOptions{}, 1)},
+		{"transaction of five", 6, inTx(tenancy.TxOptions{}, 5)},
+		{"transaction of one with every option", 2, inTx(all, 1)},
+		{"transaction of a batch", 2, func() error {
+			return tenancy.TenantTx(ctx, db, func(ctx context.Context, tx pgx.Tx) error {
+				batch := &pgx.Batch{}
+				batch.Queue(read, "x")
+				batch.Queue(read, "y")
+				return tx.SendBatch(ctx, batch).Close()
+			})
+		}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			require.NoError(t, test.run()) // prepares
+			before := link.turns.Load()
+			require.NoError(t, test.run())
+			require.Equal(t, test.want, link.turns.Load()-before)
+		})
+	}
+
+	t.Run("one-shot after an error", func(t *testing.T) {
+		require.NoError(t, oneShot())
+		_, err := db.Exec(ctx, `insert into stock (product_id, amount) values (gen_random_uuid(), -1)`)
+		require.Error(t, err)
+		before := link.turns.Load()
+		require.NoError(t, oneShot())
+		require.EqualValues(t, 1, link.turns.Load()-before, "nothing had to be prepared again")
+	})
+	require.EqualValues(t, 1, link.opened.Load(), "one connection served all")
+}

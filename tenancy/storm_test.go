@@ -1,0 +1,167 @@
+package tenancy_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/stretchr/testify/require"
+
+	"github.com/mcpsaas/mcpsaas/tenancy"
+	"github.com/mcpsaas/mcpsaas/tenancy/tenant"
+)
+
+// storm is what a goroutine does with a tenant's call. It returns the tenants
+// whose rows it saw.
+type storm struct {
+	db      *tenancy.DB
+	id      tenant.ID
+	foreign tenant.ID
+	random  *rand.Rand
+	costly  *atomic.Int64
+}
+
+const owners = `select distinct tenant_id from products`
+
+func (s storm) call(ctx context.Context) (seen []tenant.ID, err error) {
+	ctx = as(ctx, s.id)
+	collect := func(rows pgx.Rows, err error) error {
+		if err != nil {
+			return err
+		}
+		ids, err := pgx.CollectRows(rows, pgx.RowTo[tenant.ID])
+		seen = append(seen, ids...)
+		return err
+	}
+	transaction := func(fns ...func(ctx context.Context, tx pgx.Tx) error) error {
+		return tenancy.TenantTx(ctx, s.db, func(ctx context.Context, tx pgx.Tx) error {
+			for _, fn := range fns {
+				if err := fn(ctx, tx); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+	}
+	look := func(ctx context.Context, tx pgx.Tx) error { return collect(tx.Query(ctx, owners)) }
+	run := func(sql string, args ...any) func(ctx context.Context, tx pgx.Tx) error {
+		return func(ctx context.Context, tx pgx.Tx) error {
+			_, err := tx.Exec(ctx, sql, args...)
+			return err
+		}
+	}
+	ignore := func(fn func(ctx context.Context, tx pgx.Tx) error) func(ctx context.Context, tx pgx.Tx) error {
+		return func(ctx context.Context, tx pgx.Tx) error { fn(ctx, tx); return nil }
+	}
+	kind := s.random.IntN(12)
+	if s.random.IntN(16) == 0 {
+		// These cost a connection, and must: their own, or with the last that
+		// of whoever comes next.
+		kind = 12 + s.random.IntN(4)
+		s.costly.Add(1)
+	}
+	switch kind {
+	case 0, 1, 2, 3:
+		return seen, collect(s.db.Query(ctx, owners))
+	case 4, 5:
+		err = transaction(look)
+	case 6:
+		err = transaction(run(`insert into products (name) values ($1)`, fmt.Sprint(s.random.Uint64())), look)
+	case 7: // a violated constraint, in one shot
+		_, err = s.db.Exec(ctx, `insert into stock (product_id, amount) values (gen_random_uuid(), -1)`)
+	case 8: // and in a transaction that goes on
+		err = transaction(look, ignore(run(`select 1/0`)), ignore(look))
+	case 9: // another tenant's row
+		_, err = s.db.Exec(ctx, `insert into products (tenant_id, name) values ($1, 'forged')`, s.foreign)
+		if err == nil {
+			panic("a forged row was written")
+		}
+	case 10:
+		err = func() (err error) {
+			defer func() { err = fmt.Errorf("%v", recover()) }()
+			return transaction(look, func(context.Context, pgx.Tx) error { panic("boom") })
+		}()
+	case 12:
+		cancelled, cancel := context.WithCancel(ctx)
+		err = tenancy.TenantTx(cancelled, s.db, func(ctx context.Context, tx pgx.Tx) error {
+			if err := look(ctx, tx); err != nil {
+				return err
+			}
+			go cancel()
+			return collect(tx.Query(ctx, owners+` where pg_sleep(0.001) is not null`))
+		})
+		cancel()
+	case 13: // injected SQL that ends the transaction
+		err = transaction(look, ignore(run(`commit`)), ignore(look))
+	case 14: // or the context
+		err = transaction(look, ignore(run(`rollback and chain`)), ignore(look))
+	case 15: // or sets it for whoever comes next
+		_, err = s.db.Exec(ctx, `select set_config('app.current_tenant_id', $1, false)`, s.foreign.String())
+	case 11: // rows that aren't read to the end
+		rows, failure := s.db.Query(ctx, `select tenant_id from products, generate_series(1, 1000)`)
+		if failure == nil {
+			rows.Next()
+			rows.Close()
+			failure = rows.Err()
+		}
+		err = failure
+	}
+	return seen, err
+}
+
+// Mutation: a context set for the session instead of the transaction, a check
+// for a context at entry that is left out, and a policy without the tenant each
+// make this test see foreign rows.
+func TestStorm(t *testing.T) {
+	t.Parallel()
+	const calls, workers, tenants, conns = 20_000, 64, 16, 8
+	b := setup(t)
+	ids := make([]tenant.ID, tenants)
+	for i := range ids {
+		ids[i] = tenant.NewID()
+		b.add(t, ids[i], "first")
+	}
+	db := b.open(t, b.As(tenancy.AppRole), &tenancy.Options{MaxConns: conns})
+	var next, saw, foreign, tampered, lost, costly atomic.Int64
+	var wg sync.WaitGroup
+	for w := range workers {
+		wg.Go(func() {
+			random := rand.New(rand.NewPCG(1, uint64(w)))
+			for next.Add(1) <= calls {
+				mine := random.IntN(tenants)
+				s := storm{db: db, id: ids[mine], foreign: ids[(mine+1)%tenants], random: random, costly: &costly}
+				seen, err := s.call(t.Context())
+				for _, id := range seen {
+					saw.Add(1)
+					if id != s.id {
+						foreign.Add(1)
+					}
+				}
+				failure, isPg := errors.AsType[*pgconn.PgError](err)
+				switch {
+				case errors.Is(err, tenancy.ErrTampered):
+					tampered.Add(1)
+				case isPg && failure.Code == "22P02":
+					lost.Add(1) // the context was read as the empty string
+				}
+			}
+		})
+	}
+	wg.Wait()
+	require.Zero(t, foreign.Load(), "foreign rows")
+	require.Zero(t, lost.Load())
+	require.Greater(t, saw.Load(), int64(calls/4), "the test must have seen rows to say that none was foreign")
+	require.Greater(t, tampered.Load(), int64(calls/64), "and tampering")
+	require.LessOrEqual(t, db.Stat().NewConnsCount(), conns+costly.Load(), "no connection was lost to an SQL error or a panic")
+	for _, id := range ids {
+		require.NotContains(t, b.names(t, id), "forged")
+	}
+	require.Eventually(t, func() bool { return db.Stat().AcquiredConns() == 0 }, 10*time.Second, time.Millisecond)
+}
