@@ -1,0 +1,313 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/modelcontextprotocol/go-sdk/mcp"
+	"github.com/redis/go-redis/v9"
+
+	"github.com/mcpsaas/mcpsaas/billing"
+	"github.com/mcpsaas/mcpsaas/billing/pgledger"
+	"github.com/mcpsaas/mcpsaas/billing/stripebill"
+	"github.com/mcpsaas/mcpsaas/health"
+	"github.com/mcpsaas/mcpsaas/metering"
+	"github.com/mcpsaas/mcpsaas/metering/redisquota"
+	"github.com/mcpsaas/mcpsaas/metering/usage"
+	"github.com/mcpsaas/mcpsaas/onboarding"
+	"github.com/mcpsaas/mcpsaas/onboarding/pgstate"
+	"github.com/mcpsaas/mcpsaas/tenancy"
+	"github.com/mcpsaas/mcpsaas/tenancy/apikey"
+	"github.com/mcpsaas/mcpsaas/tenancy/mcptenant"
+	"github.com/mcpsaas/mcpsaas/tenancy/tenant"
+)
+
+// toolTimeout ends a tool call; a tenant that is leaving is drained by waiting
+// it out.
+const toolTimeout = 15 * time.Second
+
+// office is the part of the product that commands need as well as the server:
+// the books, without anything that serves.
+type office struct {
+	control     *pgxpool.Pool
+	directory   *tenancy.Directory
+	keys        *apikey.Store
+	ledger      *pgledger.Ledger
+	state       *pgstate.Store
+	provisioner *onboarding.Provisioner // without steps: it raises what is desired
+	logger      *slog.Logger
+}
+
+// openOffice connects to the database as the control role.
+func openOffice(ctx context.Context, c *config, logger *slog.Logger) (*office, error) {
+	if c.databaseURL == "" {
+		return nil, usagef("DATABASE_URL is not set (-database-url)")
+	}
+	cfg, err := tenancy.ControlConfig(c.databaseURL)
+	if err != nil {
+		return nil, fmt.Errorf("DATABASE_URL: %w", err)
+	}
+	control, err := pgxpool.NewWithConfig(ctx, cfg)
+	if err != nil {
+		return nil, fmt.Errorf("DATABASE_URL: %w", err)
+	}
+	o := &office{control: control, logger: logger}
+	if err := o.build(c); err != nil {
+		control.Close()
+		return nil, err
+	}
+	return o, nil
+}
+
+func (o *office) build(c *config) (err error) {
+	if o.directory, err = tenancy.NewDirectory(o.control, &tenancy.DirectoryOptions{Logger: o.logger}); err != nil {
+		return err
+	}
+	if o.keys, err = apikey.New(o.control, o.directory, [][]byte{[]byte(c.pepper)}, &apikey.Options{Logger: o.logger}); err != nil {
+		return err
+	}
+	if o.ledger, err = pgledger.New(o.control, nil); err != nil {
+		return err
+	}
+	if o.state, err = pgstate.New(o.control, nil); err != nil {
+		return err
+	}
+	o.provisioner, err = onboarding.New(o.state, onboarding.Steps{}, &onboarding.Options{Logger: o.logger})
+	return err
+}
+
+func (o *office) close() { o.control.Close() }
+
+// app is the product, assembled.
+type app struct {
+	*office
+	db      *tenancy.DB
+	redis   *redis.Client
+	limiter *redisquota.Limiter
+	spool   *usage.Spool
+	meter   *metering.Meter
+	metrics *metrics
+	stripe  *stripebill.Client
+	worker  *billing.Worker
+	inbox   *billing.InboxWorker
+	checks  *health.Aggregator
+	mcp     http.Handler // the MCP endpoint with authentication, as the canary calls it
+	config  *config
+}
+
+// newApp assembles the product from settings that are all there. It starts
+// nothing; see work.
+func newApp(ctx context.Context, c *config, logger *slog.Logger) (_ *app, err error) {
+	a := &app{config: c, metrics: newMetrics()}
+	defer func() {
+		if err != nil {
+			a.close()
+		}
+	}()
+	if a.office, err = openOffice(ctx, c, logger); err != nil {
+		return nil, err
+	}
+	for _, build := range []func(context.Context) error{a.buildTenancy, a.buildMetering, a.buildBilling, a.buildMCP, a.buildOnboarding, a.buildHealth} {
+		if err := build(ctx); err != nil {
+			return nil, err
+		}
+	}
+	return a, nil
+}
+
+func (a *app) buildTenancy(ctx context.Context) (err error) {
+	if a.db, err = tenancy.Open(ctx, a.config.appURL, &tenancy.Options{Directory: a.directory, Logger: a.logger}); err != nil {
+		return fmt.Errorf("APP_DATABASE_URL: %w", err)
+	}
+	return nil
+}
+
+func (a *app) buildMetering(context.Context) (err error) {
+	if a.redis, err = redisquota.NewClient(a.config.redisURL); err != nil {
+		return fmt.Errorf("REDIS_URL: %w", err)
+	}
+	if a.limiter, err = redisquota.New(a.redis, nil); err != nil {
+		return err
+	}
+	if a.spool, err = usage.OpenSpool(a.config.spoolDir, &usage.SpoolOptions{Logger: a.logger}); err != nil {
+		return fmt.Errorf("SPOOL_DIR: %w", err)
+	}
+	a.meter, err = metering.New(a.limiter, a.spool, &metering.Options{
+		Tools:   tools,
+		Logger:  a.logger,
+		Observe: a.metrics.observe,
+	})
+	return err
+}
+
+func (a *app) buildBilling(context.Context) (err error) {
+	if a.stripe, err = stripebill.New(a.config.stripeKey, &stripebill.Options{APIBase: a.config.stripeBase, Logger: a.logger}); err != nil {
+		return fmt.Errorf("STRIPE_SECRET_KEY, STRIPE_API_BASE: %w", err)
+	}
+	if a.worker, err = billing.NewWorker(a.ledger, stripebill.NewReporter(a.stripe, nil), &billing.WorkerOptions{
+		Interval: a.config.report,
+		Logger:   a.logger,
+	}); err != nil {
+		return err
+	}
+	a.inbox, err = billing.NewInboxWorker(a.ledger, stripebill.NewSource(a.stripe, nil), billing.SubscriberFunc(a.applySubscription), &billing.InboxOptions{
+		Flush:  a.flushUsage,
+		Logger: a.logger,
+	})
+	return err
+}
+
+func (a *app) buildMCP(ctx context.Context) error {
+	server := mcp.NewServer(&mcp.Implementation{Name: "shop", Title: "Shop catalogue", Version: "v1.0.0"}, mcptenant.ServerOptions(nil))
+	server.AddReceivingMiddleware(
+		mcptenant.Middleware(&mcptenant.MiddlewareOptions{
+			Timeout:    toolTimeout,
+			SupportURL: a.config.publicURL + "/signup",
+			OnFault:    a.metrics.fault,
+			Logger:     a.logger,
+		}),
+		a.meter.Middleware(),
+	)
+	s := &shop{db: a.db}
+	mcp.AddTool(server, &mcp.Tool{Name: "search_products", Description: "Finds products of your catalogue by a part of their name. Costs 1 unit.",
+		Annotations: &mcp.ToolAnnotations{ReadOnlyHint: true}}, metering.WithMetering(a.meter, "search_products", s.search))
+	mcp.AddTool(server, &mcp.Tool{Name: "add_product", Description: "Adds a product to your catalogue. Costs 1 unit."},
+		metering.WithMetering(a.meter, "add_product", s.add))
+	mcp.AddTool(server, &mcp.Tool{Name: "generate_report", Description: "Sums up your catalogue, with progress. Costs 20 units.",
+		Annotations: &mcp.ToolAnnotations{ReadOnlyHint: true}}, metering.WithMetering(a.meter, "generate_report", s.report))
+	mcp.AddTool(server, &mcp.Tool{Name: "usage", Description: "Shows what you have used in this billing period and what is left. Free.",
+		Annotations: &mcp.ToolAnnotations{ReadOnlyHint: true}}, metering.WithMetering(a.meter, "usage", a.usageTool))
+	tool, handler := onboarding.HealthCheckTool(a.db)
+	mcp.AddTool(server, tool, metering.WithMetering(a.meter, tool.Name, handler))
+	if err := a.meter.Coverage(ctx, server); err != nil {
+		return err
+	}
+
+	opts := &mcp.StreamableHTTPOptions{Stateless: true, PropagateRequestCancellation: true, Logger: a.logger}
+	if a.config.stateful {
+		opts = &mcp.StreamableHTTPOptions{SessionTimeout: 30 * time.Minute, Logger: a.logger}
+	}
+	a.mcp = mcptenant.Authenticate(a.keys,
+		mcp.NewStreamableHTTPHandler(func(*http.Request) *mcp.Server { return server }, opts),
+		&mcptenant.Options{
+			ResourceMetadataURL: a.config.publicURL + mcptenant.ResourceMetadataPath + "/mcp",
+			Logger:              a.logger,
+		})
+	return nil
+}
+
+func (a *app) buildOnboarding(context.Context) error {
+	canary, err := onboarding.NewCanary(&onboarding.CanaryOptions{Handler: a.mcp})
+	if err != nil {
+		return err
+	}
+	data, err := tenancy.NewData(a.control, nil)
+	if err != nil {
+		return err
+	}
+	steps, err := onboarding.Standard(onboarding.Parts{
+		Isolation:   data,
+		Keys:        tenantKeys{a.keys},
+		Canary:      canary,
+		Configure:   data.Configure,
+		Staleness:   time.Second + toolTimeout,
+		SettleUsage: a.settleUsage,
+		Unsubscribe: a.unsubscribe,
+		Archive:     onboarding.Dir(archiveDir(a.config)),
+		Exports:     []onboarding.Exporter{data, usageExport{a.ledger}},
+		Erase:       erase(data),
+		Clean:       []onboarding.Action{a.limiter.Forget},
+	})
+	if err != nil {
+		return err
+	}
+	// The shop's own step comes before the probe key and the canary, which prove
+	// the whole.
+	steps.Provision = slices.Insert(steps.Provision, len(steps.Provision)-2, onboarding.Step{Name: "welcome", Do: a.welcome})
+	a.provisioner, err = onboarding.New(a.state, steps, &onboarding.Options{Logger: a.logger})
+	return err
+}
+
+// work starts everything that runs beside the requests.
+func (a *app) work(g *group) {
+	g.run("directory", a.directory.Run)
+	g.run("api keys", a.keys.Run)
+	g.run("usage spool", func(ctx context.Context) error { return a.spool.Run(ctx, a.ledger) })
+	g.run("billing worker", a.worker.Run)
+	g.run("webhook inbox", a.inbox.Run)
+	g.run("provisioner", a.provisioner.Run)
+	g.run("health", a.checks.Run)
+}
+
+// ready waits until calls can be authenticated.
+func (a *app) ready(ctx context.Context) error {
+	return errors.Join(a.directory.Ready(ctx), a.keys.Ready(ctx))
+}
+
+func (a *app) close() {
+	if a.spool != nil {
+		if err := a.spool.Close(); err != nil {
+			a.logger.Error("spool can't be closed", "err", err)
+		}
+	}
+	if a.redis != nil {
+		a.redis.Close()
+	}
+	if a.db != nil {
+		a.db.Close()
+	}
+	if a.office != nil {
+		a.office.close()
+	}
+}
+
+// applySubscription makes of what Stripe says what the tenant should be.
+func (a *app) applySubscription(ctx context.Context, c billing.Change) error {
+	s := c.Subscription
+	if s == nil {
+		return nil
+	}
+	want := onboarding.Desired{
+		Request: onboarding.Request{
+			Tenant: c.Tenant, Plan: s.Plan, Email: c.Email, Customer: c.Customer,
+			PeriodStart: s.PeriodStart, PeriodEnd: s.PeriodEnd,
+		},
+		Seq: c.Seq,
+	}
+	switch (billing.AccessPolicy{}).Access(*s, time.Now()) {
+	case billing.AccessLimited:
+		want.Plan = tenant.Free
+	case billing.AccessSuspended:
+		want.Suspend = string(s.Status)
+	case billing.AccessDeprovision:
+		want.Cancel = true
+	}
+	err := a.provisioner.Raise(ctx, want)
+	if errors.Is(err, onboarding.ErrTombstone) {
+		a.logger.WarnContext(ctx, "a deleted tenant was paid for", "tenant", c.Tenant, "customer", c.Customer)
+		return nil
+	}
+	return err
+}
+
+// flushUsage carries the tenant's usage from this process to Stripe.
+func (a *app) flushUsage(ctx context.Context, id tenant.ID) error {
+	if err := a.spool.Flush(ctx); err != nil {
+		return err
+	}
+	return a.worker.Flush(ctx, id)
+}
+
+func archiveDir(c *config) string {
+	if c.archiveDir != "" {
+		return c.archiveDir
+	}
+	return filepath.Join(filepath.Dir(filepath.Clean(c.spoolDir)), "archive")
+}

@@ -1,0 +1,49 @@
+package main
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/mcpsaas/mcpsaas/billing/stripebill"
+	"github.com/mcpsaas/mcpsaas/tenancy/tenant"
+)
+
+// catalog is what is sold at Stripe.
+func catalog() stripebill.Catalog {
+	var c stripebill.Catalog
+	for _, o := range offers {
+		c.Plans = append(c.Plans, stripebill.CatalogPlan{Plan: o.Plan, Name: "Shop " + o.Name, Amount: o.Cents, Unit: o.Unit})
+	}
+	return c
+}
+
+// billingStatus shows how far usage is on its way to Stripe.
+func billingStatus(ctx context.Context, env *environment, args []string) error {
+	if err := wantArgs("billing status", args, 0, 1); err != nil {
+		return err
+	}
+	var id tenant.ID
+	if len(args) > 0 {
+		var err error
+		if id, err = tenant.ParseID(args[0]); err != nil {
+			return err
+		}
+	}
+	return withOffice(ctx, env, func(ctx context.Context, o *office) error {
+		s, err := o.ledger.Stats(ctx, id)
+		if err != nil {
+			return err
+		}
+		return env.print(s, func() {
+			w := env.stdout
+			fmt.Fprintf(w, "usage in no batch      %d events, oldest %s\n", s.Unsealed, age(s.OldestUnsealed))
+			fmt.Fprintf(w, "batches on their way   %d, oldest %s, %d of them unknown\n", s.Open, age(s.OldestUnconfirmed), s.Unknown)
+			fmt.Fprintf(w, "need an operator       %d parked, %d rejected\n", s.Parked, s.Rejected)
+			fmt.Fprintf(w, "Stripe last answered   %s\n", age(s.LastAnswer))
+			if !s.Unauthorized.IsZero() {
+				fmt.Fprintf(w, "Stripe REFUSES the key since %s\n", age(s.Unauthorized))
+			}
+			fmt.Fprintf(w, "webhooks               last %s, %d wait, %d dead\n", age(s.LastNotice), s.PendingNotices, s.DeadNotices)
+		})
+	})
+}

@@ -1,0 +1,176 @@
+package main
+
+import (
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/mcpsaas/mcpsaas/tenancy/tenant"
+)
+
+// config is what a person can set. Every flag has an environment variable of
+// the same name in capitals; the flag wins.
+type config struct {
+	addr          string
+	adminAddr     string
+	databaseURL   string
+	appURL        string
+	redisURL      string
+	stripeKey     string
+	stripeBase    string
+	webhookSecret string
+	publicURL     string
+	pepper        string
+	spoolDir      string
+	archiveDir    string
+	adminToken    string
+	report        time.Duration
+
+	production bool
+	demo       bool
+	demoJSON   string
+	stateful   bool
+	json       bool
+	verbose    bool
+
+	now    bool   // tenant delete: without a grace period
+	scopes string // key create
+}
+
+// setting ties a flag to its environment variable.
+type setting struct {
+	flag, env, value, usage string
+	dest                    *string
+}
+
+func (c *config) settings() []setting {
+	return []setting{
+		{"addr", "ADDR", "127.0.0.1:8080", "address of the public listener", &c.addr},
+		{"admin-addr", "ADMIN_ADDR", "127.0.0.1:8081", "address of the admin listener", &c.adminAddr},
+		{"database-url", "DATABASE_URL", "", "PostgreSQL as the owner of the schema", &c.databaseURL},
+		{"app-database-url", "APP_DATABASE_URL", "", "the same database as app_user, which row-level security binds", &c.appURL},
+		{"redis-url", "REDIS_URL", "", "Redis, for the quota counters", &c.redisURL},
+		{"stripe-secret-key", "STRIPE_SECRET_KEY", "", "Stripe's secret key", &c.stripeKey},
+		{"stripe-api-base", "STRIPE_API_BASE", "", "base URL of Stripe's API (empty: Stripe itself)", &c.stripeBase},
+		{"stripe-webhook-secret", "STRIPE_WEBHOOK_SECRET", "", "signing secret of the webhook, several separated by commas while rotating", &c.webhookSecret},
+		{"public-url", "PUBLIC_URL", "", "how customers reach this server (default: http:// and the address)", &c.publicURL},
+		{"api-key-pepper", "API_KEY_PEPPER", "", "secret that API keys are hashed under, 32 characters or more", &c.pepper},
+		{"spool-dir", "SPOOL_DIR", "", "directory on a local disk for usage that isn't in the database yet", &c.spoolDir},
+		{"archive-dir", "ARCHIVE_DIR", "", "directory for the archives of deprovisioned tenants (default: beside the spool)", &c.archiveDir},
+		{"admin-token", "ADMIN_TOKEN", "", "password of the admin listener, user operator (default: a new one at each start)", &c.adminToken},
+	}
+}
+
+// parse reads flags and environment. Flags may stand before and after the
+// arguments, as in `tenant show ID -json`; what is left are the arguments.
+func (c *config) parse(name string, args []string, getenv func(string) string, output io.Writer) ([]string, error) {
+	fs := flag.NewFlagSet(name, flag.ContinueOnError)
+	fs.SetOutput(output)
+	for _, s := range c.settings() {
+		value := s.value
+		if v := getenv(s.env); v != "" {
+			value = v
+		}
+		fs.StringVar(s.dest, s.flag, value, s.usage+" ($"+s.env+")")
+	}
+	interval := getenv("REPORT_INTERVAL")
+	fs.Func("report-interval", "how often usage is reported to Stripe ($REPORT_INTERVAL; default 5m, 2s on the emulator)", func(s string) error {
+		interval = s
+		return nil
+	})
+	fs.BoolVar(&c.production, "production", false, "take nothing from the dev stack: a missing setting is an error")
+	fs.BoolVar(&c.demo, "demo", false, "make one demo tenant per plan (on when nothing is configured)")
+	fs.StringVar(&c.demoJSON, "demo-json", "", "write the demo's URLs and keys to this file once ready; implies -demo")
+	fs.BoolVar(&c.stateful, "stateful", false, "serve stateful sessions (revisions up to 2025-11-25)")
+	fs.BoolVar(&c.json, "json", false, "print JSON")
+	fs.BoolVar(&c.verbose, "v", false, "log debug messages")
+
+	fs.BoolVar(&c.now, "now", false, "tenant delete: without a grace period; there is no way back")
+	fs.StringVar(&c.scopes, "scopes", tenant.ScopeTools+","+tenant.ScopeHealthRead, "key create: what the key allows, separated by commas")
+
+	var rest []string
+	for {
+		if err := fs.Parse(args); err != nil {
+			return nil, err
+		}
+		if fs.NArg() == 0 {
+			break
+		}
+		rest = append(rest, fs.Arg(0))
+		args = fs.Args()[1:]
+	}
+	if interval != "" {
+		d, err := time.ParseDuration(interval)
+		if err != nil || d <= 0 {
+			return nil, fmt.Errorf("REPORT_INTERVAL %q: want a positive duration like 5m", interval)
+		}
+		c.report = d
+	}
+	if c.demoJSON != "" {
+		c.demo = true
+	}
+	return rest, nil
+}
+
+// unconfigured reports whether nothing that the dev stack could provide is set.
+func (c *config) unconfigured() bool {
+	return c.databaseURL == "" && c.redisURL == "" && c.stripeKey == "" && c.stripeBase == ""
+}
+
+// check refuses what can't work, naming every setting that is wrong.
+func (c *config) check() error {
+	var errs []error
+	if c.production {
+		for _, s := range c.settings() {
+			switch s.env {
+			case "STRIPE_API_BASE", "ARCHIVE_DIR", "ADDR", "ADMIN_ADDR":
+				continue
+			}
+			if *s.dest == "" {
+				errs = append(errs, fmt.Errorf("%s is not set (-%s): %s", s.env, s.flag, s.usage))
+			}
+		}
+		if c.demo {
+			errs = append(errs, errors.New("-demo makes tenants with keys that are printed: not with -production"))
+		}
+	}
+	if c.stripeKey == "" && c.stripeBase != "" {
+		errs = append(errs, errors.New("STRIPE_SECRET_KEY is not set, but STRIPE_API_BASE is"))
+	}
+	if c.stripeKey != "" && c.webhookSecret == "" && !c.production {
+		errs = append(errs, errors.New("STRIPE_WEBHOOK_SECRET is not set, but STRIPE_SECRET_KEY is"))
+	}
+	if c.databaseURL == "" && c.appURL != "" {
+		errs = append(errs, errors.New("DATABASE_URL is not set, but APP_DATABASE_URL is"))
+	}
+	if c.pepper != "" && len(c.pepper) < 32 {
+		errs = append(errs, fmt.Errorf("API_KEY_PEPPER has %d characters: want 32 or more", len(c.pepper)))
+	}
+	if c.demoJSON != "" {
+		if info, err := os.Stat(filepath.Dir(c.demoJSON)); err != nil || !info.IsDir() {
+			errs = append(errs, fmt.Errorf("-demo-json %q: its directory does not exist", c.demoJSON))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// webhookSecrets returns the signing secrets, the newest first.
+func (c *config) webhookSecrets() []string { return split(c.webhookSecret) }
+
+// scopeList returns what -scopes says.
+func (c *config) scopeList() []string { return split(c.scopes) }
+
+func split(list string) []string {
+	var parts []string
+	for s := range strings.SplitSeq(list, ",") {
+		if s = strings.TrimSpace(s); s != "" {
+			parts = append(parts, s)
+		}
+	}
+	return parts
+}

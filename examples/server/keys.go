@@ -1,0 +1,70 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/mcpsaas/mcpsaas/tenancy/apikey"
+	"github.com/mcpsaas/mcpsaas/tenancy/tenant"
+)
+
+// keyOverlap is how long a rotated key goes on working.
+const keyOverlap = 24 * time.Hour
+
+func (env *environment) printKey(key apikey.Key) error {
+	return env.print(map[string]string{"id": key.ID, "api_key": key.Token}, func() {
+		fmt.Fprintf(env.stdout, "%s  (shown this once)\n", key.Token)
+	})
+}
+
+func keyCreate(ctx context.Context, env *environment, args []string) error {
+	if err := wantArgs("key create", args, 1, 2); err != nil {
+		return err
+	}
+	id, err := tenant.ParseID(args[0])
+	if err != nil {
+		return err
+	}
+	spec := apikey.Spec{CreatedBy: operator(), Scopes: env.config.scopeList()}
+	if len(args) > 1 {
+		spec.Name = args[1]
+	}
+	return withOffice(ctx, env, func(ctx context.Context, o *office) error {
+		if _, err := o.provisioner.Tenant(ctx, id); err != nil {
+			return err
+		}
+		key, err := o.keys.Issue(ctx, id, spec)
+		if err != nil {
+			return err
+		}
+		return env.printKey(key)
+	})
+}
+
+func keyRotate(ctx context.Context, env *environment, args []string) error {
+	if err := wantArgs("key rotate", args, 1, 1); err != nil {
+		return err
+	}
+	return withOffice(ctx, env, func(ctx context.Context, o *office) error {
+		key, err := o.keys.Rotate(ctx, args[0], keyOverlap)
+		if err != nil {
+			return fmt.Errorf("key %s: %w", quote(args[0]), err)
+		}
+		return env.printKey(key)
+	})
+}
+
+func keyRevoke(ctx context.Context, env *environment, args []string) error {
+	if err := wantArgs("key revoke", args, 1, 1); err != nil {
+		return err
+	}
+	return withOffice(ctx, env, func(ctx context.Context, o *office) error {
+		if err := o.keys.Revoke(ctx, args[0]); err != nil {
+			return fmt.Errorf("key %s: %w", quote(args[0]), err)
+		}
+		return env.print(map[string]string{"id": args[0], "state": "revoked"}, func() {
+			fmt.Fprintln(env.stdout, "revoked")
+		})
+	})
+}

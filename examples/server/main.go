@@ -1,0 +1,133 @@
+// Command server is the reference server: a small shop's catalogue as a
+// product with tenants, plans, quotas and invoices.
+//
+//	go run ./examples/server
+//
+// starts it with everything it needs on this machine and prints what to try.
+// Every setting is a flag with an environment variable; see -help.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	err := run(ctx, os.Args[1:], os.Getenv, os.Stdout, os.Stderr)
+	stop()
+	switch {
+	case err == nil, errors.Is(err, flag.ErrHelp):
+	case errors.Is(err, errUsage):
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(2)
+	default:
+		fmt.Fprintln(os.Stderr, "server:", err)
+		os.Exit(1)
+	}
+}
+
+// errUsage is matched by errors that the caller of a command can mend by
+// typing something else.
+var errUsage = errors.New("usage")
+
+func usagef(format string, args ...any) error {
+	return fmt.Errorf("%w: "+format, append([]any{errUsage}, args...)...)
+}
+
+// command is one of the server's verbs.
+type command struct {
+	name  string // "tenant show"
+	args  string // "ID"
+	short string
+	run   func(ctx context.Context, env *environment, args []string) error
+}
+
+// environment is what a command gets: settings and where to print.
+type environment struct {
+	config *config
+	getenv func(string) string
+	stdout io.Writer
+	stderr io.Writer
+}
+
+func commands() []command {
+	return []command{
+		{"serve", "", "serve MCP (the default)", serve},
+		{"migrate", "", "bring the database's schema up to date", migrateCommand},
+		{"tenant list", "", "list tenants", tenantList},
+		{"tenant show", "ID", "show a tenant, its steps and its keys", tenantShow},
+		{"tenant create", "PLAN [NAME]", "make a tenant without a checkout and print its first key", tenantCreate},
+		{"tenant suspend", "ID", "refuse a tenant's calls", tenantSuspend},
+		{"tenant resume", "ID", "serve a suspended tenant again", tenantResume},
+		{"tenant delete", "ID", "deprovision a tenant: archive, verify, erase", tenantDelete},
+		{"tenant restore", "ID", "take a scheduled deletion back", tenantRestore},
+		{"key create", "TENANT [NAME]", "issue an API key and print it once", keyCreate},
+		{"key rotate", "KEY-ID", "issue a successor and let the old key run out", keyRotate},
+		{"key revoke", "KEY-ID", "refuse a key from now on", keyRevoke},
+		{"billing status", "[TENANT]", "show what is not billed yet, and why", billingStatus},
+		{"probe", "URL", "test a server from outside, as a monitor would", probeCommand},
+		{"emulator", "", "run the Stripe emulator alone", emulatorCommand},
+	}
+}
+
+// run is the program, without its process: tests call it too.
+func run(ctx context.Context, args []string, getenv func(string) string, stdout, stderr io.Writer) error {
+	cmd, args, err := pick(args)
+	if err != nil {
+		return err
+	}
+	if cmd.name == "emulator" { // the one command with flags of its own
+		return cmd.run(ctx, &environment{getenv: getenv, stdout: stdout, stderr: stderr}, args)
+	}
+	c := new(config)
+	rest, err := c.parse("server "+cmd.name, args, getenv, stderr)
+	if err != nil {
+		if errors.Is(err, flag.ErrHelp) {
+			return err
+		}
+		return fmt.Errorf("%w: %w", errUsage, err)
+	}
+	return cmd.run(ctx, &environment{config: c, getenv: getenv, stdout: stdout, stderr: stderr}, rest)
+}
+
+// pick finds the command that args start with: the longest name wins, none is
+// serve.
+func pick(args []string) (command, []string, error) {
+	all := commands()
+	if len(args) == 0 || strings.HasPrefix(args[0], "-") {
+		return all[0], args, nil
+	}
+	for words := min(2, len(args)); words > 0; words-- {
+		name := strings.Join(args[:words], " ")
+		for _, c := range all {
+			if c.name == name {
+				return c, args[words:], nil
+			}
+		}
+	}
+	var b strings.Builder
+	for _, c := range all {
+		fmt.Fprintf(&b, "\n  %-16s %-14s %s", c.name, c.args, c.short)
+	}
+	return command{}, nil, usagef("no command %q; there are:%s", args[0], b.String())
+}
+
+// wantArgs refuses a command line with too few or too many arguments.
+func wantArgs(name string, args []string, least, most int) error {
+	if len(args) < least || len(args) > most {
+		for _, c := range commands() {
+			if c.name == name {
+				return usagef("server %s %s", c.name, c.args)
+			}
+		}
+	}
+	return nil
+}

@@ -1,0 +1,62 @@
+package main
+
+import (
+	"strconv"
+	"strings"
+
+	"github.com/mcpsaas/mcpsaas/metering"
+	"github.com/mcpsaas/mcpsaas/tenancy/tenant"
+)
+
+// offer is a plan as the sign-up page shows it and as the catalog at Stripe
+// has it. What a plan may use stands in metering.DefaultPlans.
+type offer struct {
+	Plan  tenant.Plan
+	Name  string
+	Cents int64  // a month
+	Unit  string // price of a unit in cents, as Stripe takes decimals
+	Price string
+	Limit string
+}
+
+var offers = []offer{
+	{tenant.Free, "Free", 0, "0", "$0", "100 units an hour"},
+	{tenant.Starter, "Starter", 1900, "0.2", "$19 a month + $0.002 a unit", "1,000 units an hour"},
+	{tenant.Pro, "Pro", 4900, "0.1", "$49 a month + $0.001 a unit", "10,000 units an hour"},
+	{tenant.Enterprise, "Enterprise", 49900, "0.05", "$499 a month + $0.0005 a unit", "unlimited"},
+}
+
+// tools is what each tool costs.
+var tools = map[string]metering.Tool{
+	"search_products": {Units: 1},
+	"add_product":     {Units: 1},
+	"generate_report": {Units: 20},
+	"usage":           {Free: true},
+	"health_check":    {Free: true},
+}
+
+func sold(plan tenant.Plan) bool {
+	for _, o := range offers {
+		if o.Plan == plan {
+			return true
+		}
+	}
+	return false
+}
+
+func planNames() string {
+	names := make([]string, len(offers))
+	for i, o := range offers {
+		names[i] = string(o.Plan)
+	}
+	return strings.Join(names, ", ")
+}
+
+// quote makes what a stranger typed safe and short enough to repeat.
+func quote(s string) string {
+	const most = 60
+	if len(s) > most {
+		s = s[:most] + "..."
+	}
+	return strconv.QuoteToASCII(s)
+}

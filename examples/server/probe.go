@@ -1,0 +1,5 @@
+package main
+
+import "context"
+
+func probeCommand(ctx context.Context, env *environment, args []string) error { return nil }

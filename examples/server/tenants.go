@@ -1,0 +1,243 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os/user"
+	"time"
+
+	"github.com/mcpsaas/mcpsaas/onboarding"
+	"github.com/mcpsaas/mcpsaas/onboarding/pgstate"
+	"github.com/mcpsaas/mcpsaas/tenancy/apikey"
+	"github.com/mcpsaas/mcpsaas/tenancy/tenant"
+)
+
+// commandTimeout bounds the commands that wait for a running server.
+const commandTimeout = 2 * time.Minute
+
+// withOffice runs f with the books open.
+func withOffice(ctx context.Context, env *environment, f func(ctx context.Context, o *office) error) error {
+	logger := slog.New(slog.NewTextHandler(env.stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))
+	c := env.config
+	if c.databaseURL == "" {
+		return usagef("DATABASE_URL is not set (-database-url): a command works on the database of a server")
+	}
+	if c.pepper == "" {
+		dir, err := cacheDir(c.databaseURL)
+		if err != nil {
+			return err
+		}
+		if c.pepper, err = devPepper("", dir); err != nil {
+			return err
+		}
+	}
+	o, err := openOffice(ctx, c, logger)
+	if err != nil {
+		return err
+	}
+	defer o.close()
+	return f(ctx, o)
+}
+
+func (env *environment) print(data any, text func()) error {
+	if !env.config.json {
+		text()
+		return nil
+	}
+	enc := json.NewEncoder(env.stdout)
+	enc.SetIndent("", "  ")
+	return enc.Encode(data)
+}
+
+// operator is who the audit log says has done it.
+func operator() string {
+	if u, err := user.Current(); err == nil {
+		return "operator:" + u.Username
+	}
+	return "operator"
+}
+
+type tenantRow struct {
+	ID       tenant.ID           `json:"id"`
+	Name     string              `json:"name,omitempty"`
+	Plan     tenant.Plan         `json:"plan"`
+	Status   tenant.Status       `json:"status"`
+	Customer string              `json:"stripe_customer,omitempty"`
+	DeleteAt time.Time           `json:"delete_at,omitzero"`
+	Holds    map[string]string   `json:"holds,omitempty"`
+	Failure  *onboarding.Failure `json:"failure,omitempty"`
+}
+
+func rowOf(r onboarding.Record) tenantRow {
+	return tenantRow{
+		ID: r.Tenant, Name: r.Spec.Name, Plan: r.Spec.Plan, Status: r.State, Customer: r.Spec.Customer,
+		DeleteAt: r.Spec.DeleteAt, Holds: r.Spec.Holds, Failure: r.Failure,
+	}
+}
+
+func tenantList(ctx context.Context, env *environment, args []string) error {
+	if err := wantArgs("tenant list", args, 0, 0); err != nil {
+		return err
+	}
+	return withOffice(ctx, env, func(ctx context.Context, o *office) error {
+		rows := []tenantRow{}
+		var f pgstate.Filter
+		for {
+			records, err := o.state.List(ctx, f)
+			if err != nil {
+				return err
+			}
+			if len(records) == 0 {
+				break
+			}
+			for _, r := range records {
+				rows = append(rows, rowOf(r))
+			}
+			f.After = records[len(records)-1].Tenant
+		}
+		return env.print(rows, func() {
+			for _, r := range rows {
+				fmt.Fprintf(env.stdout, "%s  %-10s  %-22s  %s\n", r.ID, r.Plan, r.Status, r.Name)
+			}
+		})
+	})
+}
+
+func tenantShow(ctx context.Context, env *environment, args []string) error {
+	if err := wantArgs("tenant show", args, 1, 1); err != nil {
+		return err
+	}
+	id, err := tenant.ParseID(args[0])
+	if err != nil {
+		return err
+	}
+	return withOffice(ctx, env, func(ctx context.Context, o *office) error {
+		record, err := o.provisioner.Tenant(ctx, id)
+		if err != nil {
+			return err
+		}
+		steps, err := o.state.Steps(ctx, id, "")
+		if err != nil {
+			return err
+		}
+		keys, err := o.keys.List(ctx, id)
+		if err != nil {
+			return err
+		}
+		log, err := o.state.Audit(ctx, id, 20)
+		if err != nil {
+			return err
+		}
+		out := struct {
+			tenantRow
+			Steps []onboarding.StepRecord `json:"steps"`
+			Keys  []apikey.Info           `json:"keys"`
+			Log   []onboarding.Entry      `json:"log"`
+		}{rowOf(record), steps, keys, log}
+		return env.print(out, func() {
+			fmt.Fprintf(env.stdout, "%s  %s\nplan %s, %s\n", out.ID, out.Name, out.Plan, out.Status)
+			if f := out.Failure; f != nil {
+				fmt.Fprintf(env.stdout, "failed at %s (%s): %s\n", f.Step, f.Class, f.Text)
+			}
+			fmt.Fprintln(env.stdout, "\nsteps")
+			for _, s := range steps {
+				fmt.Fprintf(env.stdout, "  %-14s %-14s %-8s attempt %d\n", s.Op, s.Name, s.State, s.Attempt)
+			}
+			fmt.Fprintln(env.stdout, "\nkeys")
+			for _, k := range keys {
+				state := "valid"
+				if !k.RevokedAt.IsZero() {
+					state = "revoked"
+				} else if !k.ExpiresAt.IsZero() && k.ExpiresAt.Before(time.Now()) {
+					state = "expired"
+				}
+				fmt.Fprintf(env.stdout, "  %s  %-8s  %-12s  %v\n", k.ID, state, k.Name, k.Scopes)
+			}
+			fmt.Fprintln(env.stdout, "\nlog")
+			for _, e := range log {
+				fmt.Fprintf(env.stdout, "  %s  %-20s  %-12s  %s -> %s  %s\n", e.At.UTC().Format(time.RFC3339), e.Actor, e.Action, e.From, e.To, e.Reason)
+			}
+		})
+	})
+}
+
+// tenantCreate asks for a tenant without a checkout, waits for a running server
+// to make it, and prints its first key.
+func tenantCreate(ctx context.Context, env *environment, args []string) error {
+	if err := wantArgs("tenant create", args, 1, 2); err != nil {
+		return err
+	}
+	plan := tenant.Plan(args[0])
+	if !sold(plan) {
+		return usagef("unknown plan %s: want one of %s", quote(args[0]), planNames())
+	}
+	request := onboarding.Request{Tenant: tenant.NewID(), Plan: plan, Actor: operator()}
+	if len(args) > 1 {
+		request.Name = args[1]
+	}
+	return withOffice(ctx, env, func(ctx context.Context, o *office) error {
+		ctx, cancel := context.WithTimeout(ctx, commandTimeout)
+		defer cancel()
+		if err := o.provisioner.Provision(ctx, request); err != nil {
+			return err
+		}
+		if _, err := o.provisioner.Wait(ctx, request.Tenant, tenant.Active); err != nil {
+			if errors.Is(err, context.DeadlineExceeded) {
+				return fmt.Errorf("tenant %s is asked for, but no server has made it yet: is one running on this database?", request.Tenant)
+			}
+			return err
+		}
+		key, err := o.keys.Claim(ctx, request.Tenant)
+		if err != nil {
+			return err
+		}
+		return env.print(map[string]any{"id": request.Tenant, "plan": plan, "api_key": key}, func() {
+			fmt.Fprintf(env.stdout, "tenant  %s\nkey     %s  (shown this once)\n", request.Tenant, key)
+		})
+	})
+}
+
+// order is a command that changes what is desired of one tenant.
+func order(name string, ctx context.Context, env *environment, args []string, act func(*onboarding.Provisioner, context.Context, onboarding.Order) error) error {
+	if err := wantArgs(name, args, 1, 1); err != nil {
+		return err
+	}
+	id, err := tenant.ParseID(args[0])
+	if err != nil {
+		return err
+	}
+	return withOffice(ctx, env, func(ctx context.Context, o *office) error {
+		if err := act(o.provisioner, ctx, onboarding.Order{Tenant: id, Actor: operator(), Reason: name, Now: env.config.now}); err != nil {
+			return err
+		}
+		record, err := o.provisioner.Tenant(ctx, id)
+		if err != nil {
+			return err
+		}
+		return env.print(rowOf(record), func() {
+			fmt.Fprintf(env.stdout, "%s is %s\n", id, record.State)
+			if !record.Spec.DeleteAt.IsZero() {
+				fmt.Fprintf(env.stdout, "its data goes at %s; until then `tenant restore` takes it back\n", record.Spec.DeleteAt.UTC().Format(time.RFC3339))
+			}
+		})
+	})
+}
+
+func tenantSuspend(ctx context.Context, env *environment, args []string) error {
+	return order("tenant suspend", ctx, env, args, (*onboarding.Provisioner).Suspend)
+}
+
+func tenantResume(ctx context.Context, env *environment, args []string) error {
+	return order("tenant resume", ctx, env, args, (*onboarding.Provisioner).Resume)
+}
+
+func tenantDelete(ctx context.Context, env *environment, args []string) error {
+	return order("tenant delete", ctx, env, args, (*onboarding.Provisioner).Deprovision)
+}
+
+func tenantRestore(ctx context.Context, env *environment, args []string) error {
+	return order("tenant restore", ctx, env, args, (*onboarding.Provisioner).Restore)
+}
