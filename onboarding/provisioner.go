@@ -101,9 +101,6 @@ func New(state State, steps Steps, opts *Options) (*Provisioner, error) {
 			seen[s.Name] = true
 		}
 	}
-	if len(steps.Provision) == 0 {
-		errs = append(errs, errors.New("onboarding: Steps.Provision is empty: a tenant would be active without anything proved"))
-	}
 	o := &p.opts
 	for _, d := range []struct {
 		name  string

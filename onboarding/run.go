@@ -16,7 +16,14 @@ const releaseTimeout = 5 * time.Second
 // Run works on the tenants that are due until ctx ends, then gives its leases
 // back and returns nil. An error of the store is logged and tried again: Run
 // outlives an outage.
+//
+// A Provisioner without Steps.Provision, such as an operator's command has,
+// raises what is desired and waits, but can't run: a tenant would be active
+// without anything proved.
 func (p *Provisioner) Run(ctx context.Context) error {
+	if len(p.steps.Provision) == 0 {
+		return errors.New("onboarding: Steps.Provision is empty")
+	}
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	wg.Go(func() { p.watch(ctx) })
