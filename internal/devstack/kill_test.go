@@ -65,6 +65,7 @@ func startOwner(t *testing.T, temp, dir string) (o *owner, say func(string)) {
 	o = &owner{cmd: exec.Command(os.Args[0])}
 	o.cmd.Env = append(os.Environ(), "DEVSTACK_OWNER=1", "DEVSTACK_DIR="+dir, "TMPDIR="+temp)
 	o.cmd.Stderr = os.Stderr
+	o.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	stdin, err := o.cmd.StdinPipe()
 	require.NoError(t, err)
 	stdout, err := o.cmd.StdoutPipe()
@@ -82,9 +83,11 @@ func startOwner(t *testing.T, temp, dir string) (o *owner, say func(string)) {
 	}
 }
 
+// kill ends the owner and everything in its process group, as a supervisor
+// does that takes no chances.
 func (o *owner) kill(t *testing.T) {
 	t.Helper()
-	require.NoError(t, o.cmd.Process.Kill())
+	require.NoError(t, syscall.Kill(-o.cmd.Process.Pid, syscall.SIGKILL))
 	o.cmd.Wait()
 }
 
@@ -141,7 +144,7 @@ func shortDir(t *testing.T) string {
 
 // TestKilledOwner shows that a kill -9 of the owner leaves neither a process
 // nor a directory, even if a server is frozen. Caught: a guard that doesn't
-// send CONT, a guard that doesn't remove, an owner that has no guard.
+// remove, a guard in the owner's process group.
 func TestKilledOwner(t *testing.T) {
 	t.Parallel()
 	needPrograms(t)
@@ -180,7 +183,9 @@ func TestKilledOwnerAndGuard(t *testing.T) {
 }
 
 // TestKilledOwnerKeepsDir shows that what the servers confirmed before a
-// kill -9 of their owner is there for the next owner of the directory.
+// kill -9 of their owner is there for the next owner of the directory, who has
+// to wait for the guard. Caught: Redis without appendonly, a guard that doesn't
+// share the lock and would clear away what the next owner has begun.
 func TestKilledOwnerKeepsDir(t *testing.T) {
 	t.Parallel()
 	needPrograms(t)
@@ -192,8 +197,13 @@ func TestKilledOwnerKeepsDir(t *testing.T) {
 	client := redisClient(t, o.Redis)
 	require.NoError(t, client.IncrBy(t.Context(), "kept", 7).Err())
 
+	require.NoError(t, syscall.Kill(o.Guard, syscall.SIGSTOP))
 	o.kill(t)
-	// At once: the guard may still be at work.
+	hurried, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	_, err = devstack.Start(hurried, devstack.Options{Dir: dir, Redis: true})
+	require.ErrorContains(t, err, "another process is using it")
+	require.NoError(t, syscall.Kill(o.Guard, syscall.SIGCONT))
 	stack := start(t, devstack.Options{Dir: dir, Postgres: true, Redis: true})
 	var n int
 	require.NoError(t, connect(t, stack.DatabaseURL).QueryRow(t.Context(), `select n from kept`).Scan(&n))

@@ -8,6 +8,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"runtime"
 	"sync"
 	"testing"
 	"time"
@@ -176,6 +177,29 @@ func TestStartAtOnce(t *testing.T) {
 		})
 	}
 	wg.Wait()
+}
+
+// TestForgottenHandle shows that servers outlive the handle of a starter that
+// keeps only their URL. Caught: a process that doesn't keep its workspace from
+// the collector, whose finalizers then let the guard end the servers.
+func TestForgottenHandle(t *testing.T) {
+	t.Parallel()
+	stop, addr := forgotten(t)
+	for range 10 {
+		runtime.GC()
+	}
+	client := redisClient(t, "redis://"+addr)
+	require.Never(t, func() bool { return client.Ping(t.Context()).Err() != nil }, 300*time.Millisecond, 20*time.Millisecond)
+	stop()
+}
+
+// forgotten starts a server whose handle nobody has when it returns.
+func forgotten(t *testing.T) (stop func(), addr string) {
+	r, err := devstack.StartRedis(t.Context(), false)
+	skipMissing(t, err)
+	require.NoError(t, err)
+	client := redisClient(t, r.URL())
+	return func() { client.ShutdownNoSave(context.Background()) }, r.Addr()
 }
 
 func TestStartCancelled(t *testing.T) {
