@@ -1,0 +1,306 @@
+package usage
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"sync"
+	"time"
+)
+
+// Errors of a [Spool].
+var (
+	// ErrSpoolFull is returned by Record when the spool has reached its size:
+	// the event has not been taken.
+	ErrSpoolFull = errors.New("usage: spool is full")
+
+	// ErrSpoolClosed is returned by the methods of a closed spool.
+	ErrSpoolClosed = errors.New("usage: spool is closed")
+
+	errLocked = errors.New("locked by another process")
+)
+
+// SpoolOptions are the settings of a [Spool]. The zero value works.
+type SpoolOptions struct {
+	// MaxBytes is how much the events that wait on the disk may take, at least
+	// 64 KiB. An event takes about 300 bytes. Defaults to 1 GiB.
+	MaxBytes int64
+
+	// SyncInterval is how often the files are forced to the disk. A crash of
+	// the machine may lose this much; a crash of the process loses nothing.
+	// Defaults to 1 second.
+	SyncInterval time.Duration
+
+	// FlushInterval is how long events may wait to be stored together.
+	// Defaults to 100 ms.
+	FlushInterval time.Duration
+
+	// BatchEvents is how many events are stored together at most.
+	// Defaults to 1,000.
+	BatchEvents int
+
+	// AlarmAge is how old an event may get before it is stored, until Check
+	// reports it. Defaults to 2 minutes.
+	AlarmAge time.Duration
+
+	// DrainTimeout is how long Run goes on storing after its context has
+	// ended; what is left then stays on the disk for the next start.
+	// Defaults to 5 seconds.
+	DrainTimeout time.Duration
+
+	// Logger takes what the operator should know. Nil discards it.
+	Logger *slog.Logger
+
+	// Now is the local clock. Defaults to time.Now.
+	Now func() time.Time
+}
+
+// Spool is the [Sink] on a local disk. Record returns when the event has been
+// written to a file: it survives a kill -9 of the process from then on, and a
+// crash of the machine after the next sync. [Spool.Run] carries the events into
+// a [Store], in batches, and deletes a file once the store has all of it.
+//
+// Several processes may use the same directory: each has a sub-directory of its
+// own, locked for as long as it lives. The events that a dead process left are
+// taken over by the next that starts, or by one that runs.
+//
+// A spool is safe for concurrent use.
+type Spool struct {
+	dir     string
+	o       SpoolOptions
+	segment int64 // size at which a file is ended
+
+	mu       sync.Mutex
+	own      *slot
+	next     uint64 // number of the next file
+	active   *segment
+	queue    []*segment // what waits, in order; active is the last
+	ended    []*os.File // written to the end, neither synced nor closed yet
+	dirty    bool       // active has been written since the last sync
+	closed   bool
+	running  bool
+	asked    uint64        // flushes asked for
+	done     uint64        // flushes that are done
+	advanced chan struct{} // closed when done or running changes
+	oldest   time.Time     // of the oldest event that waits; zero if none does
+	writeErr error         // of the last Record
+	storeErr error         // of the last Append
+	syncErr  error         // of the last sync
+	stats    SpoolStats
+
+	wake  chan struct{} // an event has come
+	flush chan struct{} // a flush has been asked for
+}
+
+var _ Sink = (*Spool)(nil)
+
+// OpenSpool opens or makes the spool in dir, takes over what dead processes
+// left there, and repairs what a crash left half written. Nil opts mean the
+// defaults. Close it in the end.
+func OpenSpool(dir string, opts *SpoolOptions) (*Spool, error) {
+	if opts == nil {
+		opts = &SpoolOptions{}
+	}
+	o := *opts
+	o.setDefaults()
+	if err := o.validate(dir); err != nil {
+		return nil, fmt.Errorf("usage: configure spool: %w", err)
+	}
+	s := &Spool{
+		dir: dir, o: o, segment: min(4<<20, o.MaxBytes/8), next: 1,
+		advanced: make(chan struct{}), wake: make(chan struct{}, 1), flush: make(chan struct{}, 1),
+	}
+	if err := s.open(); err != nil {
+		return nil, fmt.Errorf("usage: open spool: %w", err)
+	}
+	return s, nil
+}
+
+func (o *SpoolOptions) setDefaults() {
+	def := func(d *time.Duration, v time.Duration) {
+		if *d == 0 {
+			*d = v
+		}
+	}
+	def(&o.SyncInterval, time.Second)
+	def(&o.FlushInterval, 100*time.Millisecond)
+	def(&o.AlarmAge, 2*time.Minute)
+	def(&o.DrainTimeout, 5*time.Second)
+	if o.MaxBytes == 0 {
+		o.MaxBytes = 1 << 30
+	}
+	if o.BatchEvents == 0 {
+		o.BatchEvents = 1_000
+	}
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+}
+
+func (o *SpoolOptions) validate(dir string) error {
+	var errs []error
+	if dir == "" {
+		errs = append(errs, errors.New("dir is empty"))
+	}
+	if o.MaxBytes < 64<<10 {
+		errs = append(errs, fmt.Errorf("MaxBytes: %d is less than 64 KiB", o.MaxBytes))
+	}
+	if o.BatchEvents < 1 {
+		errs = append(errs, fmt.Errorf("BatchEvents: %d is not positive", o.BatchEvents))
+	}
+	for field, d := range map[string]time.Duration{
+		"SyncInterval": o.SyncInterval, "FlushInterval": o.FlushInterval, "AlarmAge": o.AlarmAge, "DrainTimeout": o.DrainTimeout,
+	} {
+		if d < 0 {
+			errs = append(errs, fmt.Errorf("%s: %v is negative", field, d))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// Record implements [Sink] by one write to a file. It returns [ErrSpoolFull]
+// when MaxBytes are waiting, and an error when the disk does not take the
+// event; an event that was refused is not in the spool.
+func (s *Spool) Record(ctx context.Context, e Event) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	record, err := encodeRecord(e)
+	if err != nil {
+		return fmt.Errorf("usage: encode event %s: %w", e.ID, err)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return ErrSpoolClosed
+	}
+	if s.stats.Bytes+int64(len(record)) > s.o.MaxBytes {
+		s.stats.Refused++
+		return ErrSpoolFull
+	}
+	if s.writeErr = s.write(record); s.writeErr != nil {
+		s.stats.Refused++
+		return fmt.Errorf("usage: write event %s: %w", e.ID, s.writeErr)
+	}
+	s.stats.Recorded++
+	s.stats.Events++
+	s.active.events++
+	if s.oldest.IsZero() {
+		s.oldest = s.o.Now()
+	}
+	signal(s.wake)
+	return nil
+}
+
+// write appends a record to the active file, or to a new one.
+func (s *Spool) write(record []byte) error {
+	if s.active == nil || s.active.size+int64(len(record)) > s.segment {
+		if err := s.rotate(); err != nil {
+			return err
+		}
+	}
+	a := s.active
+	if _, err := a.file.Write(record); err != nil {
+		// Part of the record may be there. The event is going to be reported
+		// as refused, so no part of it may come back.
+		if terr := a.file.Truncate(a.size); terr != nil {
+			s.seal() // what is read of the file ends before the part
+		}
+		return err
+	}
+	a.size += int64(len(record))
+	s.stats.Bytes += int64(len(record))
+	s.dirty = true
+	return nil
+}
+
+// rotate ends the active file and begins another.
+func (s *Spool) rotate() error {
+	next, err := s.own.create(s.next)
+	if err != nil {
+		return err
+	}
+	s.seal()
+	s.next++
+	s.active = next
+	s.queue = append(s.queue, next)
+	s.stats.Bytes += next.size
+	return nil
+}
+
+// seal ends the active file.
+func (s *Spool) seal() {
+	if s.active != nil {
+		s.ended = append(s.ended, s.active.file)
+		s.active.file, s.active = nil, nil
+	}
+}
+
+// sync forces what has been written to the disk.
+func (s *Spool) sync() error {
+	s.mu.Lock()
+	files := s.ended
+	s.ended = nil
+	var active *os.File
+	if s.active != nil && s.dirty {
+		active = s.active.file // stays open: only sync and Close close files, and not at once
+	}
+	s.dirty = false
+	s.mu.Unlock()
+
+	var errs []error
+	for _, f := range files {
+		errs = append(errs, f.Sync(), f.Close())
+	}
+	if active != nil {
+		errs = append(errs, active.Sync())
+	}
+	return errors.Join(errs...)
+}
+
+// Close ends the spool. Events that have not been stored stay on the disk for
+// the next process. Run must have returned.
+func (s *Spool) Close() error {
+	s.mu.Lock()
+	if s.closed {
+		s.mu.Unlock()
+		return ErrSpoolClosed
+	}
+	if s.running {
+		s.mu.Unlock()
+		return errors.New("usage: close spool: Run has not returned")
+	}
+	s.closed = true
+	s.seal()
+	s.mu.Unlock()
+
+	errs := []error{s.sync()}
+	for _, seg := range s.queue {
+		if seg.events == 0 {
+			errs = append(errs, os.Remove(seg.path))
+		}
+	}
+	slots := map[*slot]bool{s.own: true}
+	for _, seg := range s.queue {
+		slots[seg.slot] = true
+	}
+	for slot := range slots {
+		errs = append(errs, slot.lock.Close())
+	}
+	if err := errors.Join(errs...); err != nil {
+		return fmt.Errorf("usage: close spool: %w", err)
+	}
+	return nil
+}
+
+func signal(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}

@@ -1,0 +1,71 @@
+package usage
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"time"
+)
+
+// SpoolStats are the counts of a [Spool]: what waits now, and what has
+// happened since it was opened.
+type SpoolStats struct {
+	Events    int64         // events that wait to be stored
+	Bytes     int64         // size of the files
+	OldestAge time.Duration // age of the oldest event that waits
+
+	Recorded int64 // events taken by Record
+	Stored   int64 // events taken by the store, repeated ones too
+	Refused  int64 // events not taken: the spool was full, or the disk failed
+	Torn     int64 // files that ended in a record that was never acknowledged
+	Damaged  int64 // files with damage before their end: see Check
+}
+
+// Stats returns the counts.
+func (s *Spool) Stats() SpoolStats {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	stats := s.stats
+	if !s.oldest.IsZero() {
+		stats.OldestAge = max(0, s.o.Now().Sub(s.oldest))
+	}
+	return stats
+}
+
+// Check reports, for a health check, that the disk does not take events, that
+// the spool is at least 80 % full, that an event has waited for longer than
+// AlarmAge, or that a file was damaged: its copy, named *.bad, holds events
+// that a person has to look at, and is to be moved away then.
+func (s *Spool) Check(context.Context) error {
+	stats := s.Stats()
+	s.mu.Lock()
+	closed, writeErr, syncErr, storeErr := s.closed, s.writeErr, s.syncErr, s.storeErr
+	s.mu.Unlock()
+	if closed {
+		return ErrSpoolClosed
+	}
+	var errs []error
+	if writeErr != nil {
+		errs = append(errs, fmt.Errorf("last event not written: %w", writeErr))
+	}
+	if syncErr != nil {
+		errs = append(errs, fmt.Errorf("last events not synced: %w", syncErr))
+	}
+	if stats.Bytes >= s.o.MaxBytes/5*4 {
+		errs = append(errs, fmt.Errorf("%d of %d bytes are used", stats.Bytes, s.o.MaxBytes))
+	}
+	if stats.OldestAge > s.o.AlarmAge {
+		errs = append(errs, fmt.Errorf("%d events wait, the oldest for %v", stats.Events, stats.OldestAge.Round(time.Second)))
+		if storeErr != nil {
+			errs = append(errs, fmt.Errorf("last events not stored: %w", storeErr))
+		}
+	}
+	if bad, _ := filepath.Glob(filepath.Join(s.dir, slotPattern, "*"+badSuffix)); len(bad) > 0 {
+		errs = append(errs, fmt.Errorf("%d damaged files", len(bad)))
+	}
+	if len(errs) == 0 {
+		return nil
+	}
+	return fmt.Errorf("usage: check spool: %w", errors.Join(errs...))
+}
