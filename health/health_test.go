@@ -90,4 +90,4 @@ func goroutines() int {
 	return n
 }
 
-func sleep(d time.Duration) { time.Sleep(d) } // in a synctest bubble only: the clock is fake
+func sleep(d time.Duration) { time.Sleep(d) } // in synctest bubbles only: the clock is fake
