@@ -185,9 +185,9 @@ func parseNotice(body []byte) (billing.Notice, error) {
 	var seconds int64
 	var text time.Time
 	switch {
-	case json.Unmarshal(event.Created, &seconds) == nil:
+	case json.Unmarshal(event.Created, &seconds) == nil && seconds > 0:
 		n.Created = time.Unix(seconds, 0).UTC()
-	case json.Unmarshal(event.Created, &text) == nil:
+	case json.Unmarshal(event.Created, &text) == nil && !text.IsZero():
 		n.Created = text.UTC()
 	}
 	return n, nil
