@@ -43,6 +43,9 @@ func Run(ctx context.Context, conn *pgx.Conn, component string, files fs.FS) err
 	if err != nil {
 		return err
 	}
+	if conn.PgConn().TxStatus() != 'I' {
+		return fmt.Errorf("pgmigrate: %s: the connection is in a transaction", component)
+	}
 	todo, err := pending(ctx, conn, component, wanted)
 	if err != nil {
 		return fmt.Errorf("pgmigrate: %s: %w", component, err)
@@ -196,18 +199,33 @@ func apply(ctx context.Context, conn *pgx.Conn, component string, f file, wanted
 		if len(todo) == 0 || todo[0].version > f.version {
 			return nil
 		}
+		var before, after uint64
+		if err := tx.QueryRow(ctx, transactionID).Scan(&before); err != nil {
+			return err
+		}
 		if err := script(ctx, conn, f.sql); err != nil {
 			return err
 		}
-		// A file that ended the transaction would have run without the lock,
-		// and half of it would stay if the rest fails.
+		// A file that ends the transaction runs on without the lock, and a
+		// part of it stays if the rest fails. What it has committed by now
+		// can't be undone: the author has to know at the first run.
 		if conn.PgConn().TxStatus() != 'T' {
-			return errors.New("the file ends its transaction: begin, commit and rollback are not for migrations")
+			return errEndsTransaction
+		}
+		if err := tx.QueryRow(ctx, transactionID).Scan(&after); err != nil {
+			return err
+		}
+		if before != after {
+			return errEndsTransaction
 		}
 		_, err = tx.Exec(ctx, insertApplied, component, f.version, f.name, f.checksum)
 		return err
 	})
 }
+
+var errEndsTransaction = errors.New("the file ends its transaction: begin, commit and rollback are not for migrations")
+
+const transactionID = `select pg_current_xact_id()::text::bigint`
 
 // script sends several statements at once, which only the simple protocol can.
 func script(ctx context.Context, conn *pgx.Conn, sql string) error {
