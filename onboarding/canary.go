@@ -110,12 +110,12 @@ func (c *Canary) Check(ctx context.Context, key string, want Expect) error {
 	client, stop := c.client(key)
 	defer stop()
 	for _, revision := range c.opts.Revisions {
-		for {
+		for wait := 20 * time.Millisecond; ; wait = min(2*wait, time.Second) {
 			err := c.session(ctx, client, revision, want)
 			if err == nil {
 				break
 			}
-			if !client.refused() || pause(ctx, 25*time.Millisecond, nil) != nil {
+			if !client.refused() || pause(ctx, wait, nil) != nil {
 				return err
 			}
 		}

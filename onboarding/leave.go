@@ -30,7 +30,7 @@ func (p *Parts) purge() []Step {
 			return nil, err
 		}},
 		{Name: StepUnmonitor, Do: p.unmonitor},
-		{Name: StepErase, Timeout: time.Hour, Do: act(p.Erase)},
+		{Name: StepErase, Timeout: time.Hour, Do: p.erase},
 		{Name: StepRevokeKeys, Do: act(p.Keys.RevokeAll)}, // one that a stalled predecessor made late
 	}
 	for i, clean := range p.Clean {
@@ -88,6 +88,13 @@ func (p *Parts) unmonitor(ctx context.Context, t *Task) (any, error) {
 		return nil, err
 	}
 	return nil, p.Monitor.Remove(ctx, ref)
+}
+
+func (p *Parts) erase(ctx context.Context, t *Task) (any, error) {
+	deleted, err := p.Erase(ctx, t.Tenant)
+	return struct {
+		Deleted map[string]int64 `json:"deleted"`
+	}{deleted}, err
 }
 
 // archive returns what the archive step of a deprovisioning has left.

@@ -6,10 +6,11 @@ import (
 	"net/http"
 	"sync"
 	"sync/atomic"
+	"time"
 )
 
 // canaryClient is the canary's HTTP client: it adds the key, and notes whether
-// the server refused it.
+// the server refused it or can't judge it yet.
 type canaryClient struct {
 	http *http.Client
 	next http.RoundTripper
@@ -45,8 +46,11 @@ func (c *canaryClient) RoundTrip(r *http.Request) (*http.Response, error) {
 	r = r.Clone(r.Context())
 	r.Header.Set("Authorization", "Bearer "+c.key)
 	res, err := c.next.RoundTrip(r)
-	if err == nil && (res.StatusCode == http.StatusUnauthorized || res.StatusCode == http.StatusForbidden) {
-		c.seen.Store(true)
+	if err == nil {
+		switch res.StatusCode {
+		case http.StatusUnauthorized, http.StatusForbidden, http.StatusTooManyRequests, http.StatusServiceUnavailable:
+			c.seen.Store(true)
+		}
 	}
 	return res, err
 }
@@ -63,8 +67,17 @@ type handlerTransport struct {
 	calls   sync.WaitGroup
 }
 
-// wait returns when every call has ended.
-func (t *handlerTransport) wait() { t.calls.Wait() }
+// wait returns when every call has ended, whose contexts have. A handler that
+// doesn't heed its context is left behind after a second: it must not keep the
+// tenant.
+func (t *handlerTransport) wait() {
+	ended := make(chan struct{})
+	go func() {
+		t.calls.Wait()
+		close(ended)
+	}()
+	pause(context.Background(), time.Second, ended)
+}
 
 // RoundTrip implements [http.RoundTripper].
 func (t *handlerTransport) RoundTrip(r *http.Request) (*http.Response, error) {

@@ -87,9 +87,10 @@ type Parts struct {
 	Archive Archive
 	Exports []Exporter
 
-	// Erase deletes the tenant's rows, in batches. Required. It is called
-	// only after the archive was read back and found good.
-	Erase Action
+	// Erase deletes the tenant's rows, in batches, and returns their numbers
+	// by table; called again it goes on where it stopped. Required. It is
+	// called only after the archive was read back and found good.
+	Erase func(ctx context.Context, id tenant.ID) (deleted map[string]int64, err error)
 
 	// Clean removes what else is left: counters, caches.
 	Clean []Action

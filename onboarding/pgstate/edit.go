@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -58,13 +59,7 @@ func (s *Store) edit(ctx context.Context, tx pgx.Tx, id tenant.ID, create bool, 
 		return old, onboarding.ErrLeaseLost
 	}
 	r := old
-	r.Spec.Holds = nil
-	for who, why := range old.Spec.Holds {
-		if r.Spec.Holds == nil {
-			r.Spec.Holds = make(map[string]string)
-		}
-		r.Spec.Holds[who] = why
-	}
+	r.Spec.Holds = maps.Clone(old.Spec.Holds)
 	entries, err := change(&r)
 	if err != nil {
 		return old, err
@@ -128,4 +123,3 @@ func null(t time.Time) *time.Time {
 	}
 	return &t
 }
-
