@@ -100,12 +100,13 @@ type app struct {
 	checks  *health.Aggregator
 	mcp     http.Handler // the MCP endpoint with authentication, as the canary calls it
 	config  *config
+	extend  func(*app, *mcp.Server)
 }
 
 // newApp assembles the product from settings that are all there. It starts
 // nothing; see work.
-func newApp(ctx context.Context, c *config, logger *slog.Logger) (_ *app, err error) {
-	a := &app{config: c, metrics: newMetrics()}
+func newApp(ctx context.Context, c *config, logger *slog.Logger, extend func(*app, *mcp.Server)) (_ *app, err error) {
+	a := &app{config: c, metrics: newMetrics(), extend: extend}
 	defer func() {
 		if err != nil {
 			a.close()
@@ -186,6 +187,9 @@ func (a *app) buildMCP(ctx context.Context) error {
 		Annotations: &mcp.ToolAnnotations{ReadOnlyHint: true}}, metering.WithMetering(a.meter, "usage", a.usageTool))
 	tool, handler := onboarding.HealthCheckTool(a.db)
 	mcp.AddTool(server, tool, metering.WithMetering(a.meter, tool.Name, handler))
+	if a.extend != nil {
+		a.extend(a, server)
+	}
 	if err := a.meter.Coverage(ctx, server); err != nil {
 		return err
 	}

@@ -17,6 +17,8 @@ import (
 	"os/signal"
 	"strings"
 	"syscall"
+
+	"github.com/modelcontextprotocol/go-sdk/mcp"
 )
 
 func main() {
@@ -56,6 +58,10 @@ type environment struct {
 	getenv func(string) string
 	stdout io.Writer
 	stderr io.Writer
+
+	// extend adds tools to the server's own before it serves; nil outside of
+	// tests.
+	extend func(*app, *mcp.Server)
 }
 
 func commands() []command {

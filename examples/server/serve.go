@@ -78,7 +78,7 @@ func serve(ctx context.Context, env *environment, args []string) (err error) {
 		return err
 	}
 
-	a, err := newApp(ctx, c, logger)
+	a, err := newApp(ctx, c, logger, env.extend)
 	if err != nil {
 		return err
 	}
