@@ -20,7 +20,7 @@ import (
 func TestCrashMatrixTellsApart(t *testing.T) {
 	t.Parallel()
 	scenarios := billingtest.Matrix()
-	wrong := play(t, scenarios, func(b *bench) billingtest.World { return common(t, b) })
+	wrong := play(t, scenarios, func(b *bench) billingtest.World { return common(b) })
 	share := 100 * len(wrong) / len(scenarios)
 	t.Logf("common approach: %d of %d scenarios wrong, %d %%", len(wrong), len(scenarios), share)
 	require.GreaterOrEqual(t, share, 40)
@@ -42,7 +42,7 @@ func (r commonReporter) Tick(ctx context.Context) error {
 	}
 	var units *int64
 	err := r.pool.QueryRow(ctx, `
-		select sum(units)::bigint from public.common_events
+		select sum(units)::bigint from mcpsaas.common_events
 		where tenant_id = $1 and reported_at is null and created_at < $2::timestamptz - interval '1 minute'`,
 		r.target.Tenant, r.now()).Scan(&units)
 	if err != nil || units == nil {
@@ -65,25 +65,21 @@ func (r commonReporter) Tick(ctx context.Context) error {
 		return err
 	}
 	_, err = r.pool.Exec(ctx, `
-		update public.common_events set reported_at = $2 where tenant_id = $1 and reported_at is null`,
+		update mcpsaas.common_events set reported_at = $2 where tenant_id = $1 and reported_at is null`,
 		r.target.Tenant, r.now())
 	return errors.Join(err, r.process.Step(billingtest.AfterSettle))
 }
 
 // common is a new tenant whose usage goes through the common approach.
-func common(t *testing.T, b *bench) billingtest.World {
-	owner := b.db.Pool(t)
-	_, err := owner.Exec(t.Context(), `
-		create table if not exists public.common_events (
-			tenant_id uuid, units bigint, created_at timestamptz, reported_at timestamptz)`)
-	require.NoError(t, err)
+func common(b *bench) billingtest.World {
+	owner := b.pool
 	to := target(tenant.NewID(), billing.ModeUsageRecord)
 	from := b.clock.Now()
 	provider := billingtest.NewProvider(billing.ModeUsageRecord, b.clock.Now)
 	return billingtest.World{
 		Now: b.clock.Now, Advance: b.clock.Advance,
 		Produce: func(ctx context.Context, units int64) error {
-			_, err := owner.Exec(ctx, `insert into public.common_events values ($1, $2, $3)`, to.Tenant, units, b.clock.Now())
+			_, err := owner.Exec(ctx, `insert into mcpsaas.common_events values ($1, $2, $3)`, to.Tenant, units, b.clock.Now())
 			return err
 		},
 		Fail: func(f billingtest.Fault) { provider.Fail(f) },
@@ -91,7 +87,7 @@ func common(t *testing.T, b *bench) billingtest.World {
 			return commonReporter{pool: owner, now: b.clock.Now, process: p, provider: provider, target: to}, nil
 		},
 		Stats: func(ctx context.Context) (s billing.Stats, err error) {
-			err = owner.QueryRow(ctx, `select count(*) from public.common_events
+			err = owner.QueryRow(ctx, `select count(*) from mcpsaas.common_events
 				where tenant_id = $1 and reported_at is null`, to.Tenant).Scan(&s.Unsealed)
 			return s, err
 		},

@@ -43,12 +43,21 @@ func play(t *testing.T, scenarios []billingtest.Scenario, world func(*bench) bil
 		wg    sync.WaitGroup
 		mu    sync.Mutex
 		wrong []mismatch
+		next  int
 	)
-	next := make(chan billingtest.Scenario)
+	take := func() (s billingtest.Scenario, ok bool) {
+		mu.Lock()
+		defer mu.Unlock()
+		if next == len(scenarios) {
+			return s, false
+		}
+		next++
+		return scenarios[next-1], true
+	}
 	for range 4 {
 		b := setup(t)
 		wg.Go(func() {
-			for s := range next {
+			for s, ok := take(); ok; s, ok = take() {
 				o, err := s.Run(t.Context(), world(b))
 				mu.Lock()
 				if err != nil {
@@ -61,11 +70,8 @@ func play(t *testing.T, scenarios []billingtest.Scenario, world func(*bench) bil
 			}
 		})
 	}
-	for _, s := range scenarios {
-		next <- s
-	}
-	close(next)
 	wg.Wait()
+	require.Equal(t, len(scenarios), next)
 	return wrong
 }
 

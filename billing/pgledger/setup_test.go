@@ -28,7 +28,13 @@ var template = devtest.Template{
 		if err := tenancy.Migrate(ctx, conn); err != nil {
 			return err
 		}
-		return pgledger.Migrate(ctx, conn)
+		if err := pgledger.Migrate(ctx, conn); err != nil {
+			return err
+		}
+		// For the reporter of common_test.go.
+		_, err := conn.Exec(ctx, `create table mcpsaas.common_events (
+			tenant_id uuid, units bigint, created_at timestamptz, reported_at timestamptz)`)
+		return err
 	},
 }
 
