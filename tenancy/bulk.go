@@ -65,8 +65,10 @@ type bulkColumn struct {
 	values []any
 }
 
+// A domain's values travel as its base type's, and are checked as they are
+// stored.
 const bulkColumnsSQL = `
-select a.attname, a.atttypid, format_type(a.atttypid, -1), t.typcategory = 'A'
+select a.attname, coalesce(nullif(t.typbasetype, 0), t.oid), format_type(coalesce(nullif(t.typbasetype, 0), t.oid), -1), t.typcategory = 'A'
 from pg_attribute a join pg_type t on t.oid = a.atttypid
 where a.attrelid = to_regclass($1) and a.attnum > 0 and not a.attisdropped and a.attname = any ($2)`
 
