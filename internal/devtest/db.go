@@ -4,8 +4,6 @@ import (
 	"context"
 	"fmt"
 	"net/url"
-	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -79,6 +77,33 @@ func (d *Database) Conn(t testing.TB, role string) *pgx.Conn {
 	return conn
 }
 
+// Stop makes the database unreachable for everyone, as an outage would: its
+// connections break, and new ones are refused until [Database.Start]. Other
+// tests' databases stay.
+func (d *Database) Stop(t testing.TB) {
+	t.Helper()
+	d.admin(t, `alter database `+d.Name+` allow_connections false`)
+	d.admin(t, `select pg_terminate_backend(pid, 10000) from pg_stat_activity where datname = '`+d.Name+`'`)
+}
+
+// Start ends [Database.Stop].
+func (d *Database) Start(t testing.TB) {
+	t.Helper()
+	d.admin(t, `alter database `+d.Name+` allow_connections true`)
+}
+
+// admin runs a statement as the superuser, outside the database.
+func (d *Database) admin(t testing.TB, sql string) {
+	t.Helper()
+	c, err := theCluster()
+	if err == nil {
+		err = c.exec(sql)
+	}
+	if err != nil {
+		t.Fatalf("devtest: %s: %v", sql, err)
+	}
+}
+
 // bound is the longest that any step of the harness may take.
 const bound = 2 * time.Minute
 
@@ -94,129 +119,13 @@ func DB(t testing.TB, tmpl Template) *Database {
 		t.Fatalf("devtest: fill template %q: %v", tmpl.Name, err)
 	}
 	name := fmt.Sprintf("test_%d", c.count.Add(1))
-	ctx, cancel := context.WithTimeout(t.Context(), bound)
-	defer cancel()
-	if err := c.clone(ctx, from, name); err != nil {
+	if err := c.clone(from, name); err != nil {
 		t.Fatalf("devtest: copy template %q: %v", tmpl.Name, err)
 	}
 	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), bound) // the test's own is over
-		defer cancel()
-		if _, err := c.admin.Exec(ctx, `drop database `+name+` with (force)`); err != nil {
+		if err := c.exec(`drop database ` + name + ` with (force)`); err != nil {
 			t.Errorf("devtest: drop database: %v", err)
 		}
 	})
 	return &Database{URL: c.url(devstack.OwnerRole, name), Superuser: c.url(superuser, name), Name: name}
-}
-
-const superuser = "postgres"
-
-// cluster is the PostgreSQL of this process.
-type cluster struct {
-	base  url.URL
-	admin *pgxpool.Pool // the superuser's
-	count atomic.Int64
-
-	strategy string // how to copy a template
-
-	mu        sync.Mutex
-	templates map[string]func() (string, error)
-}
-
-// theCluster starts the cluster when it is first asked for. Nothing stops it:
-// devstack ends it with the process.
-var theCluster = sync.OnceValues(func() (*cluster, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), bound)
-	defer cancel()
-	stack, err := devstack.Start(ctx, devstack.Options{Postgres: true, Fast: true})
-	if err != nil {
-		return nil, err
-	}
-	base, err := url.Parse(stack.SuperuserURL)
-	if err != nil {
-		return nil, err
-	}
-	c := &cluster{base: *base, templates: make(map[string]func() (string, error))}
-	config, err := pgxpool.ParseConfig(c.url(superuser, "postgres"))
-	if err != nil {
-		return nil, err
-	}
-	config.MaxConns = 4
-	if c.admin, err = pgxpool.NewWithConfig(ctx, config); err != nil {
-		return nil, err
-	}
-	var version int
-	if err := c.admin.QueryRow(ctx, `select current_setting('server_version_num')::int`).Scan(&version); err != nil {
-		return nil, err
-	}
-	if version >= 150000 {
-		// Twice as fast as the default, which logs every page; PostgreSQL 14
-		// knows nothing else and not the word.
-		c.strategy = ` strategy file_copy`
-	}
-	return c, nil
-})
-
-func (c *cluster) url(role, database string) string {
-	u := c.base
-	u.User = url.User(role)
-	u.Path = "/" + database
-	return u.String()
-}
-
-// template returns the name of the filled database, which is made once.
-func (c *cluster) template(tmpl Template) (string, error) {
-	c.mu.Lock()
-	fill, ok := c.templates[tmpl.Name]
-	if !ok {
-		name := fmt.Sprintf("template_%d", len(c.templates)+2) // template0 and 1 are PostgreSQL's
-		fill = sync.OnceValues(func() (string, error) { return name, c.fill(name, tmpl.Migrate) })
-		c.templates[tmpl.Name] = fill
-	}
-	c.mu.Unlock()
-	return fill()
-}
-
-func (c *cluster) fill(name string, migrate func(context.Context, *pgx.Conn) error) error {
-	ctx, cancel := context.WithTimeout(context.Background(), bound)
-	defer cancel()
-	if _, err := c.admin.Exec(ctx, `create database `+name+` owner `+devstack.OwnerRole); err != nil {
-		return err
-	}
-	if migrate == nil {
-		return nil
-	}
-	conn, err := pgx.Connect(ctx, c.url(devstack.OwnerRole, name))
-	if err != nil {
-		return err
-	}
-	defer conn.Close(ctx) // a template with a connection can't be copied
-	return migrate(ctx, conn)
-}
-
-// What belongs to the database rather than to its content isn't copied with a
-// template (PostgreSQL, CREATE DATABASE, Notes): grants on the database and
-// settings made with ALTER DATABASE.
-const (
-	copyGrants = `
-update pg_database set datacl = (select datacl from pg_database where datname = $1)
-where datname = $2`
-	copySettings = `
-insert into pg_db_role_setting (setdatabase, setrole, setconfig)
-select (select oid from pg_database where datname = $2), s.setrole, s.setconfig
-from pg_db_role_setting s join pg_database d on d.oid = s.setdatabase
-where d.datname = $1`
-)
-
-func (c *cluster) clone(ctx context.Context, from, to string) error {
-	sql := `create database ` + to + ` template ` + from + ` owner ` + devstack.OwnerRole + c.strategy
-	if _, err := c.admin.Exec(ctx, sql); err != nil {
-		return err
-	}
-	for _, sql := range []string{copyGrants, copySettings} {
-		if _, err := c.admin.Exec(ctx, sql, from, to); err != nil {
-			return err
-		}
-	}
-	return nil
 }

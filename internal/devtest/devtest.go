@@ -25,3 +25,6 @@ func unavailable(t testing.TB, err error) {
 func Logger(t testing.TB) *slog.Logger {
 	return slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelDebug}))
 }
+
+// Soak reports whether tests shall run their long form, as "make soak" does.
+func Soak() bool { return os.Getenv("SOAK") != "" }

@@ -209,9 +209,6 @@ func apply(ctx context.Context, conn *pgx.Conn, component string, f file, wanted
 		// A file that ends the transaction runs on without the lock, and a
 		// part of it stays if the rest fails. What it has committed by now
 		// can't be undone: the author has to know at the first run.
-		if conn.PgConn().TxStatus() != 'T' {
-			return errEndsTransaction
-		}
 		if err := tx.QueryRow(ctx, transactionID).Scan(&after); err != nil {
 			return err
 		}

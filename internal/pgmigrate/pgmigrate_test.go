@@ -139,7 +139,7 @@ func TestRunTakesLineEndsForTheSame(t *testing.T) {
 }
 
 // TestRunRefusesTransactionControl covers a file that ends the transaction of
-// the runner, also if it begins another. Caught: either check alone.
+// the runner, also if it begins another. Caught: no comparison of the transaction's id.
 func TestRunRefusesTransactionControl(t *testing.T) {
 	t.Parallel()
 	for name, sql := range map[string]string{
