@@ -87,7 +87,7 @@ func TestDBCopiesGrantsAndSettings(t *testing.T) {
 	var public, reader bool
 	require.NoError(t, db.Conn(t, "devtest_reader").QueryRow(t.Context(), `
 select current_setting('work_mem'),
-       exists (select from pg_database d, aclexplode(d.datacl) a where d.datname = current_database() and a.grantee = 0),
+       has_database_privilege('public', current_database(), 'connect'),
        has_database_privilege('devtest_reader', current_database(), 'connect')`).Scan(&memory, &public, &reader))
 	require.Equal(t, "5MB", memory)
 	require.False(t, public)
