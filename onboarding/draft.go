@@ -62,10 +62,10 @@ func (d *draft) apply(e Event) error {
 		d.Generation++
 	case EventPurge:
 		d.ArchivedAt, d.Failure = d.Now, nil
-	case EventBury:
+	case EventBury, EventCancel:
+		// The last write: there is nothing left to hold a lease for.
 		d.BuriedAt, d.Failure, d.NextAt = d.Now, nil, time.Time{}
-	case EventCancel:
-		d.BuriedAt, d.NextAt = d.Now, time.Time{}
+		d.LeaseOwner, d.LeaseUntil = "", time.Time{}
 	}
 	return nil
 }

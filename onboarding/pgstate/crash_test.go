@@ -173,12 +173,15 @@ func idle(w *world, id tenant.ID, state tenant.Status) <-chan struct{} {
 		defer close(done)
 		tick := time.NewTicker(2 * time.Millisecond)
 		defer tick.Stop()
-		for w.t.Context().Err() == nil {
+		for end := time.Now().Add(waitLimit); w.t.Context().Err() == nil; <-tick.C {
 			r, err := w.store.Load(w.t.Context(), id)
 			if err == nil && r.State == state && r.NextAt.IsZero() && r.LeaseOwner == "" {
 				return
 			}
-			<-tick.C
+			if time.Now().After(end) {
+				w.t.Errorf("not idle: %+v, %v", r, err)
+				return
+			}
 		}
 	}()
 	return done
