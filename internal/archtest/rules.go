@@ -40,6 +40,7 @@ var thirdParty = map[string]access{
 	"billing/billingtest":   {inner: []string{testify}},
 	"onboarding":            {api: []string{sdk}},
 	"onboarding/pgstate":    {api: []string{pgx}},
+	"onboarding/monitor":    {inner: []string{sdk}},
 	"internal/pgmigrate":    {api: []string{pgx}},
 	"internal/pgfeed":       {api: []string{pgx}},
 	"internal/devstack":     {inner: []string{pgx, miniredis}},
