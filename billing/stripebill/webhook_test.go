@@ -1,7 +1,6 @@
 package stripebill_test
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"net/http"
@@ -273,7 +272,7 @@ func TestFiftyAtOnce(t *testing.T) {
 		require.Equal(t, 200, code)
 	}
 	require.Equal(t, 1, box.fresh)
-	require.True(t, bytes.Equal(events[0].Payload, box.notices[events[0].ID].Payload))
+	require.Equal(t, events[0].ObjectID, box.notices[events[0].ID].ObjectID)
 }
 
 func BenchmarkWebhook(b *testing.B) {
