@@ -1,0 +1,292 @@
+package tenancytest
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/mcpsaas/mcpsaas/tenancy"
+)
+
+// attack tries every way from bert to anna's row. Each way is undone.
+func (r *run) attack(ctx context.Context, t *table) {
+	mine := r.count(ctx, t)
+	if mine < 0 {
+		return
+	}
+	before := r.snapshot(ctx, t)
+	for _, way := range []func(context.Context, *table, int64){
+		r.read, r.withoutContext, r.write, r.forge, r.upsert, r.copyOut, r.truncate, r.refer, r.oracles,
+	} {
+		way(ctx, t, mine)
+	}
+	if after := r.snapshot(ctx, t); after != before {
+		r.find("update", t.name, "another tenant's row is no longer what it was")
+	}
+}
+
+// attempt runs one way as bert, and undoes it.
+func (r *run) attempt(ctx context.Context, fn func(ctx context.Context, tx pgx.Tx) error) error {
+	err := r.as(ctx, r.bert, func(ctx context.Context, tx pgx.Tx) error {
+		if err := fn(ctx, tx); err != nil {
+			return err
+		}
+		return errUndo
+	})
+	if err == errUndo {
+		return nil
+	}
+	return err
+}
+
+// count returns how many rows bert has, which must be seen for anything to be
+// proved, and that all it sees are its own.
+func (r *run) count(ctx context.Context, t *table) int64 {
+	own := int64(-1)
+	err := r.attempt(ctx, func(ctx context.Context, tx pgx.Tx) error {
+		return tx.QueryRow(ctx, `select count(*) from `+t.sql()+` where tenant_id = $1`, r.bert).Scan(&own)
+	})
+	if err != nil || own < 1 {
+		r.find("unproved", t.name, "a tenant doesn't see its own row (%d rows, %v)", own, err)
+		return -1
+	}
+	return own
+}
+
+// snapshot returns anna's rows as anna sees them.
+func (r *run) snapshot(ctx context.Context, t *table) (rows string) {
+	err := r.as(ctx, r.anna, func(ctx context.Context, tx pgx.Tx) error {
+		return tx.QueryRow(ctx, `select coalesce(string_agg(to_jsonb(t)::text, ',' order by to_jsonb(t)::text), '') from `+
+			t.sql()+` t where tenant_id = $1`, r.anna).Scan(&rows)
+	})
+	if err != nil || rows == "" {
+		r.find("unproved", t.name, "a tenant doesn't see its own row (%v)", err)
+	}
+	return rows
+}
+
+func (r *run) read(ctx context.Context, t *table, mine int64) {
+	var all, foreign int64
+	err := r.attempt(ctx, func(ctx context.Context, tx pgx.Tx) error {
+		if err := tx.QueryRow(ctx, `select count(*) from `+t.sql()).Scan(&all); err != nil {
+			return err
+		}
+		return tx.QueryRow(ctx, `select count(*) from `+t.sql()+` where tenant_id = $1`, r.anna).Scan(&foreign)
+	})
+	if err != nil {
+		r.find("unproved", t.name, "read: %v", err)
+	}
+	if all != mine || foreign != 0 {
+		r.find("read", t.name, "a tenant with %d rows sees %d, and %d of the other tenant's", mine, all, foreign)
+	}
+}
+
+// withoutContext empties the context in mid-transaction, which is how a
+// connection looks that nobody set one on.
+func (r *run) withoutContext(ctx context.Context, t *table, _ int64) {
+	n := int64(-1)
+	err := r.attempt(ctx, func(ctx context.Context, tx pgx.Tx) error {
+		if _, err := tx.Exec(ctx, `select set_config($1, '', true)`, tenancy.Setting); err != nil {
+			return err
+		}
+		return tx.QueryRow(ctx, `select count(*) from `+t.sql()).Scan(&n)
+	})
+	if err != nil || n != 0 {
+		r.find("no_context", t.name, "without a tenant %d rows are seen (%v), and it should be none without an error", n, err)
+	}
+}
+
+// write changes and deletes, with a filter on the other tenant and with none.
+// A table that the role may not write at all is as good.
+func (r *run) write(ctx context.Context, t *table, mine int64) {
+	for class, command := range map[string]string{
+		"update": `update ` + t.sql() + ` set tenant_id = tenant_id`,
+		"delete": `delete from ` + t.sql(),
+	} {
+		for _, filter := range []string{``, ` where tenant_id = '` + r.anna.String() + `'`} {
+			var n int64
+			err := r.attempt(ctx, func(ctx context.Context, tx pgx.Tx) error {
+				tag, err := tx.Exec(ctx, command+filter)
+				n = tag.RowsAffected()
+				return err
+			})
+			limit := mine
+			if filter != "" {
+				limit = 0
+			}
+			if err == nil && n > limit {
+				r.find(class, t.name, "%d rows were hit by a tenant that has %d (%s)", n, mine, strings.TrimSpace(command+filter))
+			}
+			if filter != "" && err != nil && code(err) != insufficientPrivilege {
+				// A statement that hits no row has nothing to fail at.
+				r.find(class, t.name, "the other tenant's row was reached: %v", err)
+			}
+		}
+	}
+}
+
+// forge writes rows in the other tenant's name: a new one, and its own given
+// away.
+func (r *run) forge(ctx context.Context, t *table, _ int64) {
+	values := r.fresh(t, r.bert)
+	// The row itself must be one that the table takes.
+	err := r.attempt(ctx, func(ctx context.Context, tx pgx.Tx) error {
+		_, err := t.insert(ctx, tx, values)
+		return err
+	})
+	if err != nil {
+		r.find("unproved", t.name, "a second row of its own: %v", err)
+		return
+	}
+	values["tenant_id"] = r.anna.String()
+	for _, k := range t.keys { // so that no foreign key is in the way
+		for i, name := range k.Columns {
+			if v, ok := r.rows[k.Target].anna[k.Targets[i]]; ok {
+				values[name] = v
+			}
+		}
+	}
+	// Without "returning", which would need the row to be visible as well.
+	err = r.attempt(ctx, func(ctx context.Context, tx pgx.Tx) error {
+		sql, args, err := t.insertSQL(values)
+		if err != nil {
+			return err
+		}
+		_, err = tx.Exec(ctx, sql, args...)
+		return err
+	})
+	if code(err) != insufficientPrivilege {
+		r.find("insert", t.name, "a row in another tenant's name was not refused by a policy (%v)", err)
+	}
+	err = r.attempt(ctx, func(ctx context.Context, tx pgx.Tx) error {
+		_, err := tx.Exec(ctx, `update `+t.sql()+` set tenant_id = $1`, r.anna)
+		return err
+	})
+	if code(err) != insufficientPrivilege {
+		r.find("move", t.name, "giving a row to another tenant was not refused by a policy (%v)", err)
+	}
+}
+
+// upsert collides with the other tenant's row on each unique constraint.
+func (r *run) upsert(ctx context.Context, t *table, _ int64) {
+	for _, u := range t.uniques {
+		if len(u.Columns) == 0 || slices.Contains(u.Columns, "tenant_id") {
+			continue // it can't collide
+		}
+		err := r.attempt(ctx, func(ctx context.Context, tx pgx.Tx) error {
+			sql, args, err := t.insertSQL(r.colliding(t, u))
+			if err != nil {
+				return err
+			}
+			var names []string
+			for _, c := range u.Columns {
+				names = append(names, pgx.Identifier{c}.Sanitize())
+			}
+			_, err = tx.Exec(ctx, fmt.Sprintf(`%s on conflict (%s) do update set tenant_id = excluded.tenant_id`, sql, strings.Join(names, ", ")), args...)
+			return err
+		})
+		if err == nil {
+			r.find("upsert", t.name, "another tenant's row was taken over through %s", u.Name)
+		}
+	}
+}
+
+// colliding returns a new row of bert's that has anna's values in a unique
+// constraint.
+func (r *run) colliding(t *table, u unique) map[string]any {
+	values := r.fresh(t, r.bert)
+	theirs := maps.Clone(r.rows[t.oid].anna)
+	for _, name := range u.Columns {
+		values[name] = theirs[name]
+	}
+	return values
+}
+
+func (r *run) copyOut(ctx context.Context, t *table, mine int64) {
+	var out bytes.Buffer
+	err := r.attempt(ctx, func(ctx context.Context, tx pgx.Tx) error {
+		conn := tx.Conn()
+		if conn == nil {
+			return fmt.Errorf("the transaction can't begin")
+		}
+		_, err := conn.PgConn().CopyTo(ctx, &out, `copy (select to_jsonb(t) from `+t.sql()+` t) to stdout with (format csv, quote e'\x01', delimiter e'\x02')`)
+		return err
+	})
+	if err != nil {
+		r.find("unproved", t.name, "copy: %v", err)
+	}
+	if n := int64(bytes.Count(out.Bytes(), []byte("\n"))); n > mine || bytes.Contains(out.Bytes(), []byte(r.anna.String())) {
+		r.find("copy", t.name, "a tenant with %d rows copied %d", mine, n)
+	}
+}
+
+func (r *run) truncate(ctx context.Context, t *table, _ int64) {
+	err := r.attempt(ctx, func(ctx context.Context, tx pgx.Tx) error {
+		// Whoever holds the table would keep the test waiting, to no purpose.
+		if _, err := tx.Exec(ctx, `set local lock_timeout = '2s'`); err != nil {
+			return err
+		}
+		_, err := tx.Exec(ctx, `truncate `+t.sql()+` cascade`)
+		return err
+	})
+	if code(err) != insufficientPrivilege {
+		r.find("truncate", t.name, "truncate was not refused (%v)", err)
+	}
+}
+
+// refer points a row of bert's at anna's row in another table.
+func (r *run) refer(ctx context.Context, t *table, _ int64) {
+	for _, k := range t.keys {
+		theirs, ok := r.rows[k.Target]
+		if !ok {
+			if !slices.Contains(k.Columns, "tenant_id") {
+				r.find("unproved", t.name, "it refers by (%s) to a table that was not given", strings.Join(k.Columns, ", "))
+			}
+			continue
+		}
+		values := r.fresh(t, r.bert)
+		for i, name := range k.Columns {
+			if name != "tenant_id" {
+				values[name] = theirs.anna[k.Targets[i]]
+			}
+		}
+		err := r.attempt(ctx, func(ctx context.Context, tx pgx.Tx) error {
+			if _, err := t.insert(ctx, tx, values); err != nil {
+				return err
+			}
+			_, err := tx.Exec(ctx, `set constraints all immediate`)
+			return err
+		})
+		if err == nil {
+			r.find("reference", t.name, "a row can refer to another tenant's by (%s): let the foreign key begin with tenant_id", strings.Join(k.Columns, ", "))
+		}
+	}
+}
+
+// oracles inserts the other tenant's unique values: being refused tells that
+// they exist. A random uuid for a primary key can't be guessed, and is let pass.
+func (r *run) oracles(ctx context.Context, t *table, _ int64) {
+	for _, u := range t.uniques {
+		if slices.Contains(u.Columns, "tenant_id") || u.Primary && u.UUID || len(u.Columns) == 0 {
+			continue
+		}
+		err := r.attempt(ctx, func(ctx context.Context, tx pgx.Tx) error {
+			sql, args, err := t.insertSQL(r.colliding(t, u))
+			if err != nil {
+				return err
+			}
+			_, err = tx.Exec(ctx, sql, args...)
+			return err
+		})
+		if code(err) == uniqueViolation {
+			values, _ := json.Marshal(u.Columns)
+			r.find("oracle", t.name, "%s tells one tenant what another has in %s: let it begin with tenant_id", u.Name, values)
+		}
+	}
+}
