@@ -80,6 +80,9 @@ func (w *Worker) flushOnce(ctx context.Context, id tenant.ID) error {
 	if err != nil {
 		return fmt.Errorf("billing: list batches of tenant %s: %w", id, err)
 	}
+	if len(targets) > 0 && now.Before(w.pausedUntil()) {
+		return ErrUnauthorized
+	}
 	return each(ctx, w.opts.Concurrency, targets, func(ctx context.Context, t OpenTarget) error {
 		if t.NextAt.After(now) {
 			return nil

@@ -38,6 +38,10 @@ func (w *Worker) pass(ctx context.Context, p *pass) error {
 	if err != nil {
 		return fmt.Errorf("billing: list batches to send: %w", err)
 	}
+	if until := w.pausedUntil(); len(targets) > 0 && now.Before(until) {
+		p.retryAt(until)
+		return ErrUnauthorized
+	}
 	due := targets[:0]
 	for _, t := range targets {
 		if t.NextAt.After(now) {
@@ -102,6 +106,9 @@ func (w *Worker) drain(ctx context.Context, t OpenTarget) (next time.Time, err e
 		v := w.carry(ctx, claim)
 		if err := w.settle(ctx, claim, v); err != nil {
 			return time.Time{}, err
+		}
+		if v.Unauthorized {
+			return w.pausedUntil(), ErrUnauthorized
 		}
 		switch v.State {
 		case StateConfirmed:

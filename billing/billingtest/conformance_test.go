@@ -1,0 +1,31 @@
+package billingtest_test
+
+import (
+	"testing"
+	"time"
+
+	"github.com/mcpsaas/mcpsaas/billing"
+	"github.com/mcpsaas/mcpsaas/billing/billingtest"
+	"github.com/mcpsaas/mcpsaas/tenancy/tenant"
+)
+
+func TestProvider(t *testing.T) {
+	t.Parallel()
+	for _, mode := range []billing.Mode{billing.ModeMeter, billing.ModeUsageRecord} {
+		t.Run(string(mode), func(t *testing.T) {
+			t.Parallel()
+			billingtest.TestReporter(t, func(t *testing.T) billingtest.Fixture {
+				clock := billingtest.NewClock(time.Date(2026, 3, 10, 9, 17, 23, 0, time.UTC))
+				p := billingtest.NewProvider(mode, clock.Now)
+				target := billing.Target{Tenant: tenant.NewID(), Provider: "test", Mode: mode, Customer: "cus_1", Meter: "calls", Item: "si_1"}
+				from, to := clock.Now().Add(-time.Hour), clock.Now().AddDate(0, 1, 0)
+				return billingtest.Fixture{
+					Reporter: p, Target: target, PeriodStart: from, PeriodEnd: to,
+					Now: clock.Now, Advance: clock.Advance,
+					Fail:   func(f billingtest.Fault) { p.Fail(f) },
+					Billed: func() int64 { return p.Total(target, from, to) },
+				}
+			})
+		})
+	}
+}
