@@ -121,6 +121,8 @@ func (d *draft) raise(in Desired, grace time.Duration) error {
 		return nil // it is leaving already; what billing notices of that changes nothing
 	case d.Spec.DeleteBy == ByOperator && !in.Cancel && in.Checkout != "" && fresh:
 		return d.refuse(EventStart) // somebody pays for what an operator is deleting
+	case d.State == tenant.DeprovisionScheduled && d.ActivatedAt.IsZero() && !in.Cancel && fresh:
+		return d.refuse(EventRestore) // there is nothing to restore, and no way back to provisioning
 	}
 	before := d.Spec.clone()
 	if d.Spec.Checkout == "" {

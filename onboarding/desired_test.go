@@ -271,6 +271,45 @@ func TestCancelBeforeAnythingWasMade(t *testing.T) {
 	require.Zero(t, r.NextAt)
 }
 
+// TestNeverActiveIsNotRestored: a tenant that failed before it was ever proved
+// isn't let in by way of the grace period.
+//
+// Mutation seen: the look at ActivatedAt removed from raise and from due.
+func TestNeverActiveIsNotRestored(t *testing.T) {
+	t.Parallel()
+	m := newMemory()
+	p := provisioner(t, m, steps(onboarding.Step{Name: "one", Do: func(context.Context, *onboarding.Task) (any, error) {
+		return nil, onboarding.Terminal(errAway)
+	}}), nil)
+	run(t, p)
+	id := tenant.NewID()
+	require.NoError(t, p.Raise(t.Context(), desired(id, 1, nil)))
+	settled(t, p, id, tenant.Failed)
+	require.NoError(t, p.Raise(t.Context(), desired(id, 2, func(d *onboarding.Desired) { d.Cancel = true })))
+	before := settled(t, p, id, tenant.DeprovisionScheduled)
+	require.ErrorIs(t, p.Raise(t.Context(), desired(id, 3, nil)), onboarding.ErrForbidden)
+	require.ErrorIs(t, p.Restore(t.Context(), onboarding.Order{Tenant: id}), onboarding.ErrForbidden)
+	after := settled(t, p, id, tenant.DeprovisionScheduled)
+	before.Now, after.Now = time.Time{}, time.Time{}
+	require.Equal(t, before, after)
+}
+
+func TestTombstoneForgetsPeople(t *testing.T) {
+	t.Parallel()
+	m := newMemory()
+	p := provisioner(t, m, trivial, nil)
+	run(t, p)
+	r := request()
+	r.Name, r.Email, r.Customer = "Ada", "ada@example.com", "cus_1"
+	require.NoError(t, p.Provision(t.Context(), r))
+	settled(t, p, r.Tenant, tenant.Active)
+	require.NoError(t, p.Deprovision(t.Context(), onboarding.Order{Tenant: r.Tenant, Now: true}))
+	rec := settled(t, p, r.Tenant, tenant.Deleted)
+	require.Empty(t, rec.Spec.Name)
+	require.Empty(t, rec.Spec.Email)
+	require.Equal(t, "cus_1", rec.Spec.Customer)
+}
+
 func TestBadRequests(t *testing.T) {
 	t.Parallel()
 	m := newMemory()

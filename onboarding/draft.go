@@ -63,7 +63,9 @@ func (d *draft) apply(e Event) error {
 	case EventPurge:
 		d.ArchivedAt, d.Failure = d.Now, nil
 	case EventBury, EventCancel:
-		// The last write: there is nothing left to hold a lease for.
+		// The last write: there is nothing left to hold a lease for. What a
+		// tombstone needs to know of a person is nothing.
+		d.Spec.Name, d.Spec.Email = "", ""
 		d.BuriedAt, d.Failure, d.NextAt = d.Now, nil, time.Time{}
 		d.LeaseOwner, d.LeaseUntil = "", time.Time{}
 	}
@@ -127,7 +129,8 @@ func (d *draft) due() Event {
 			return EventResume
 		}
 	case tenant.DeprovisionScheduled:
-		if !leave {
+		// Nobody is let in whose isolation was never proved.
+		if !leave && !d.ActivatedAt.IsZero() {
 			return EventRestore
 		}
 	}

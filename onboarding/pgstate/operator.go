@@ -3,6 +3,7 @@ package pgstate
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -45,6 +46,28 @@ func (s *Store) List(ctx context.Context, f Filter) ([]onboarding.Record, error)
 		return nil, fmt.Errorf("pgstate: list tenants: %w", err)
 	}
 	return list, nil
+}
+
+// patience is how long work may wait before something is wrong.
+const patience = time.Minute
+
+const waitingSQL = `
+select count(*) from mcpsaas.tenant_lifecycle
+where next_at < coalesce($1, clock_timestamp()) - $2::interval
+	and (lease_until is null or lease_until < clock_timestamp() - $2::interval)`
+
+// Check fails when a tenant has had work waiting for a minute and nobody has
+// taken it: no provisioner is running, or not enough of them. It is what
+// package health runs.
+func (s *Store) Check(ctx context.Context) error {
+	var n int
+	if err := s.pool.QueryRow(ctx, waitingSQL, s.clock(), patience).Scan(&n); err != nil {
+		return fmt.Errorf("pgstate: check: %w", err)
+	}
+	if n > 0 {
+		return fmt.Errorf("pgstate: %d tenants have waited for the provisioner for more than %v", n, patience)
+	}
+	return nil
 }
 
 const auditOfSQL = `

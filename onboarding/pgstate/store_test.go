@@ -235,6 +235,26 @@ func scheduled(w *world, id tenant.ID) <-chan struct{} {
 	return done
 }
 
+// TestCheckSeesAStandstill: work that nobody takes turns the check red.
+func TestCheckSeesAStandstill(t *testing.T) {
+	t.Parallel()
+	w := setup(t)
+	ahead := time.Duration(0)
+	store, err := pgstate.New(w.control, &pgstate.Options{Now: func() time.Time { return time.Now().Add(ahead) }})
+	require.NoError(t, err)
+	p := w.provisioner(store, nil)
+	id := tenant.NewID()
+	require.NoError(t, p.Provision(t.Context(), onboarding.Request{Tenant: id, Plan: tenant.Free}))
+	require.NoError(t, store.Check(t.Context()))
+	ahead = 2 * time.Minute
+	require.ErrorContains(t, store.Check(t.Context()), "1 tenants")
+	w.run(w.provisioner(w.store, nil))
+	_, err = p.Wait(t.Context(), id, tenant.Active)
+	require.NoError(t, err)
+	<-idle(w, id, tenant.Active)
+	require.NoError(t, store.Check(t.Context()))
+}
+
 func TestMigrateTwice(t *testing.T) {
 	t.Parallel()
 	db := devtest.DB(t, template)
