@@ -54,12 +54,20 @@ func (w *world) stream(t *testing.T, token string, r *http.Request) (lines chan 
 
 func waitFor(t *testing.T, lines chan string, part string) {
 	t.Helper()
-	for line := range lines {
-		if strings.Contains(line, part) {
-			return
+	limit := time.After(10 * time.Second)
+	for {
+		select {
+		case line, ok := <-lines:
+			if !ok {
+				t.Fatalf("the stream ended without %q", part)
+			}
+			if strings.Contains(line, part) {
+				return
+			}
+		case <-limit:
+			t.Fatalf("the stream is open, without %q", part)
 		}
 	}
-	t.Fatalf("the stream ended without %q", part)
 }
 
 func ended(t *testing.T, lines chan string) {
