@@ -13,7 +13,7 @@ import (
 // couldn't reach them.
 func tempBase() string {
 	base := os.TempDir()
-	if len(base)+len("/"+dirPrefix+"1234567890/pg") > maxSocketDir || !reachable(base) {
+	if len(base)+len("/"+dirPrefix+"1234567890/pg") > maxSocketDir || serverUser() != nil && !reachable(base) {
 		return "/tmp"
 	}
 	return base

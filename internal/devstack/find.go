@@ -6,7 +6,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -30,19 +29,33 @@ func (e *MissingError) Error() string {
 	return fmt.Sprintf("devstack: %s not found (%s). Type: %s", e.Service, e.Reason, e.Install)
 }
 
-// postgresInstall and redisInstall are the lines to type, by operating system.
-func postgresInstall() string {
-	if runtime.GOOS == "darwin" {
-		return "brew install postgresql@17"
-	}
-	return "sudo apt-get install -y postgresql"
+// managers are the package managers by which people install servers, with the
+// names of their packages.
+var managers = []struct{ program, install, postgres, redis string }{
+	{"apt-get", "apt-get install -y", "postgresql", "redis-server"},
+	{"dnf", "dnf install -y", "postgresql-server", "redis"},
+	{"apk", "apk add", "postgresql", "redis"},
+	{"brew", "brew install", "postgresql@17", "redis"},
 }
 
-func redisInstall() string {
-	if runtime.GOOS == "darwin" {
-		return "brew install redis"
+// installLine returns the line to type on this machine. Without a known
+// package manager it is the line of another, which at least names the package.
+func installLine(redis bool) string {
+	m := managers[0]
+	for _, candidate := range managers {
+		if _, err := exec.LookPath(candidate.program); err == nil {
+			m = candidate
+			break
+		}
 	}
-	return "sudo apt-get install -y redis-server"
+	line := m.install + " " + m.postgres
+	if redis {
+		line = m.install + " " + m.redis
+	}
+	if os.Geteuid() != 0 && m.program != "brew" {
+		line = "sudo " + line
+	}
+	return line
 }
 
 // postgresPatterns are the directories where packages put server programs that
@@ -102,7 +115,7 @@ func findPostgres(ctx context.Context) (postgresPrograms, error) {
 	}
 	if len(found) == 0 {
 		reasons = append(reasons, fmt.Sprintf("no initdb of version %d or newer in PG_BIN_DIR, on PATH or where packages put it", oldestPostgres))
-		return postgresPrograms{}, &MissingError{Service: "PostgreSQL", Reason: strings.Join(reasons, "; "), Install: postgresInstall()}
+		return postgresPrograms{}, &MissingError{Service: "PostgreSQL", Reason: strings.Join(reasons, "; "), Install: installLine(false)}
 	}
 	return slices.MaxFunc(found, func(a, b postgresPrograms) int { return a.major - b.major }), nil
 }
@@ -150,5 +163,5 @@ func findRedis() (string, error) {
 			return path, nil
 		}
 	}
-	return "", &MissingError{Service: "Redis", Reason: "neither redis-server nor valkey-server on PATH", Install: redisInstall()}
+	return "", &MissingError{Service: "Redis", Reason: "neither redis-server nor valkey-server on PATH", Install: installLine(true)}
 }

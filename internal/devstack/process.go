@@ -15,7 +15,7 @@ import (
 
 // process is a server that this process started.
 type process struct {
-	pid  int
+	*os.Process
 	done chan struct{} // closed when it has ended
 	err  error         // why it ended; read after done
 }
@@ -47,7 +47,7 @@ func (w *workspace) startProcess(program string, args []string, dir, logFile str
 		defer runtime.UnlockOSThread()
 		err := cmd.Start()
 		if err == nil {
-			p.pid = cmd.Process.Pid
+			p.Process = cmd.Process
 		}
 		started <- err
 		if err != nil {
@@ -68,29 +68,20 @@ func (p *process) stop(ask syscall.Signal, bound time.Duration) error {
 	if p.ended() {
 		return nil
 	}
-	p.signal(ask)
-	p.signal(syscall.SIGCONT) // a frozen process would not hear
+	p.Signal(ask)
+	p.Signal(syscall.SIGCONT) // a frozen process would not hear
 	select {
 	case <-p.done:
 		return nil
 	case <-time.After(bound):
 	}
-	p.signal(syscall.SIGKILL)
+	p.Kill()
 	select {
 	case <-p.done:
 		return nil
 	case <-time.After(stopBound):
-		return fmt.Errorf("process %d does not end", p.pid)
+		return fmt.Errorf("process %d does not end", p.Pid)
 	}
-}
-
-// signal reaches our own child alone: its number is not given to another
-// before the goroutine of startProcess has waited for it.
-func (p *process) signal(s syscall.Signal) error {
-	if p.ended() {
-		return os.ErrProcessDone
-	}
-	return syscall.Kill(p.pid, s)
 }
 
 func (p *process) ended() bool {

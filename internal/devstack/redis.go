@@ -143,10 +143,10 @@ func (r *Redis) end(how syscall.Signal, bound time.Duration) error {
 
 // Freeze stops the server from running, as an overloaded machine would:
 // connections are accepted, and nothing answers until [Redis.Thaw].
-func (r *Redis) Freeze() error { return r.p.signal(syscall.SIGSTOP) }
+func (r *Redis) Freeze() error { return r.p.Signal(syscall.SIGSTOP) }
 
 // Thaw lets a frozen server run on.
-func (r *Redis) Thaw() error { return r.p.signal(syscall.SIGCONT) }
+func (r *Redis) Thaw() error { return r.p.Signal(syscall.SIGCONT) }
 
 // Close stops the server and removes its directory.
 func (r *Redis) Close() error { return errors.Join(r.Stop(), r.w.release()) }

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -149,6 +150,23 @@ func TestDirKeeps(t *testing.T) {
 	n, err = redisClient(t, stack.RedisURL).Get(t.Context(), "kept").Int()
 	require.NoError(t, err)
 	require.Equal(t, 7, n)
+}
+
+func TestDirTooLongForSocket(t *testing.T) {
+	t.Parallel()
+	stack := start(t, devstack.Options{Dir: filepath.Join(shortDir(t), strings.Repeat("long", 30)), Postgres: true, Fast: true})
+	require.NoError(t, connect(t, stack.DatabaseURL).Ping(t.Context()))
+}
+
+func TestDirOutOfReach(t *testing.T) {
+	t.Parallel()
+	if os.Geteuid() != 0 {
+		t.Skip("servers run as the user who starts them")
+	}
+	dir := shortDir(t)
+	require.NoError(t, os.Chmod(dir, 0o700))
+	_, err := devstack.Start(t.Context(), devstack.Options{Dir: filepath.Join(dir, "stack"), Postgres: true})
+	require.ErrorContains(t, err, "can't reach it")
 }
 
 // TestStartAtOnce has many start, sweep and stop at the same time: none may

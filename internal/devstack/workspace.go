@@ -74,6 +74,9 @@ func (w *workspace) take(ctx context.Context) error {
 	if err := os.MkdirAll(w.dir, 0o711); err != nil {
 		return err
 	}
+	if serverUser() != nil && !reachable(w.dir) {
+		return errors.New("as root, servers run as an unprivileged user, who can't reach it")
+	}
 	if w.lock, err = lockFileWithin(ctx, filepath.Join(w.dir, lockName), patience); err != nil {
 		return err
 	}
@@ -152,7 +155,7 @@ const pidSuffix = ".pid"
 
 // writePID records a running server for the guard and for later sweepers.
 func (w *workspace) writePID(name string, p *process, stop string) error {
-	text := fmt.Sprintf("%d %s %s\n", p.pid, stop, startTime(p.pid))
+	text := fmt.Sprintf("%d %s %s\n", p.Pid, stop, startTime(p.Pid))
 	return os.WriteFile(filepath.Join(w.dir, name+pidSuffix), []byte(text), 0o644)
 }
 
