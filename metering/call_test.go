@@ -45,6 +45,9 @@ func guarded(h handler) handler {
 	}
 }
 
+// Mutations seen here: a settlement that ends with the caller's context loses the
+// units and the event of a call whose caller is gone; without settlePanic, a panic
+// is charged.
 func TestSettlement(t *testing.T) {
 	t.Parallel()
 	tests := map[string]struct {
@@ -231,6 +234,8 @@ func TestParallelCalls(t *testing.T) {
 }
 
 // An event that can't be made durable is an answer that is not given.
+//
+// Mutation seen here: without the second settlement the units stay taken.
 func TestSinkFails(t *testing.T) {
 	t.Parallel()
 	b := newBench(t, nil)

@@ -1,9 +1,14 @@
 package metering_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"sync"
 	"testing"
 
 	"github.com/google/jsonschema-go/jsonschema"
@@ -150,6 +155,8 @@ func add[Out any](server *mcp.Server, b *bench, name string, schema any, out Out
 		}))
 }
 
+// Mutation seen here: settled by what the handler returned alone, a call whose
+// output its schema refuses is charged.
 func TestNothingDoneNothingCharged(t *testing.T) {
 	t.Parallel()
 	one := 1
@@ -207,6 +214,8 @@ func TestNothingDoneNothingCharged(t *testing.T) {
 
 // Names that callers make up neither become labels nor cost anything, but each
 // is an attempt.
+//
+// Mutation seen here: with every tool left to a wrapper, the calls are no attempts.
 func TestUnknownTools(t *testing.T) {
 	t.Parallel()
 	b := newBench(t, nil)
@@ -252,6 +261,8 @@ func TestNoTenant(t *testing.T) {
 
 // A wrapper made for a tool that is registered without it does not make the
 // tool free.
+//
+// Mutation seen here: without the look at whether the wrapper began, it is free.
 func TestWrapperNotRegistered(t *testing.T) {
 	t.Parallel()
 	b := newBench(t, nil)
@@ -311,4 +322,49 @@ func TestManyPagesOfTools(t *testing.T) {
 		mcp.AddTool(server, &mcp.Tool{Name: fmt.Sprintf("tool%d", i)}, ok)
 	}
 	require.ErrorContains(t, b.meter.Coverage(t.Context(), server), `"tool4" is not metered`)
+}
+
+// From revision 2026-07-28 on every result names its type, refusals too.
+func TestRefusalNamesItsType(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, &metering.Options{Plans: map[tenant.Plan]metering.Plan{tenant.Free: {Limits: []metering.Limit{metering.PerHour(1)}}}})
+	server := newServer()
+	mcp.AddTool(server, &mcp.Tool{Name: "report"}, ok) // left to the middleware
+	server.AddReceivingMiddleware(b.asTenant, b.meter.Middleware())
+	web := httptest.NewServer(mcp.NewStreamableHTTPHandler(func(*http.Request) *mcp.Server { return server }, &mcp.StreamableHTTPOptions{Stateless: true, JSONResponse: true}))
+	t.Cleanup(web.Close)
+	wire := &wiretap{}
+	s, err := mcp.NewClient(&mcp.Implementation{Name: "agent", Version: "v1.0.0"}, nil).Connect(t.Context(),
+		&mcp.StreamableClientTransport{Endpoint: web.URL, HTTPClient: &http.Client{Transport: wire}}, nil)
+	require.NoError(t, err)
+	t.Cleanup(func() { s.Close() })
+	require.True(t, call(t, s, "report", nil).IsError)
+	require.Contains(t, wire.last(), `"resultType":"complete"`)
+	require.Contains(t, wire.last(), `"code":"quota_exceeded"`)
+}
+
+// wiretap remembers the last answer.
+type wiretap struct {
+	mu   sync.Mutex
+	body string
+}
+
+func (w *wiretap) RoundTrip(req *http.Request) (*http.Response, error) {
+	res, err := http.DefaultTransport.RoundTrip(req)
+	if err != nil || req.Method != http.MethodPost {
+		return res, err
+	}
+	body, err := io.ReadAll(res.Body)
+	res.Body.Close()
+	res.Body = io.NopCloser(bytes.NewReader(body))
+	w.mu.Lock()
+	w.body = string(body)
+	w.mu.Unlock()
+	return res, err
+}
+
+func (w *wiretap) last() string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.body
 }

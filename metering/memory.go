@@ -63,14 +63,20 @@ func NewMemory(now func() time.Time) *Memory {
 }
 
 // Take implements [Limiter].
-func (m *Memory) Take(_ context.Context, r Request) (Decision, error) {
+func (m *Memory) Take(ctx context.Context, r Request) (Decision, error) {
+	if err := ctx.Err(); err != nil {
+		return Decision{}, err
+	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return m.decide(r, true), nil
 }
 
 // Peek implements [Limiter].
-func (m *Memory) Peek(_ context.Context, r Request) (Decision, error) {
+func (m *Memory) Peek(ctx context.Context, r Request) (Decision, error) {
+	if err := ctx.Err(); err != nil {
+		return Decision{}, err
+	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return m.decide(r, false), nil
@@ -124,7 +130,10 @@ func (m *Memory) decide(r Request, take bool) Decision {
 }
 
 // Settle implements [Limiter].
-func (m *Memory) Settle(_ context.Context, d Decision, units int64) (int64, error) {
+func (m *Memory) Settle(ctx context.Context, d Decision, units int64) (int64, error) {
+	if err := ctx.Err(); err != nil {
+		return 0, err
+	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	now := m.now().Truncate(time.Millisecond)

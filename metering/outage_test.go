@@ -86,6 +86,7 @@ func TestOutagePolicy(t *testing.T) {
 	require.NoError(t, err, "free tools do not need the limiter")
 }
 
+// Mutation seen here: a breaker that never opens asks 20 times.
 func TestBreaker(t *testing.T) {
 	t.Parallel()
 	limiter, clock := newBreakable()
@@ -148,6 +149,8 @@ func TestUnitsNotGivenBack(t *testing.T) {
 }
 
 // A caller that gives up is no reason to think that the limiter is away.
+//
+// Mutation seen here: counted as failures, ten impatient callers open the breaker.
 func TestCallerGone(t *testing.T) {
 	t.Parallel()
 	limiter, clock := newBreakable()

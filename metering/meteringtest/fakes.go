@@ -54,7 +54,10 @@ type Sink struct {
 var _ usage.Sink = (*Sink)(nil)
 
 // Record implements usage.Sink.
-func (s *Sink) Record(_ context.Context, e usage.Event) error {
+func (s *Sink) Record(ctx context.Context, e usage.Event) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.err != nil {
@@ -104,7 +107,10 @@ type Store struct {
 var _ usage.Store = (*Store)(nil)
 
 // Append implements usage.Store.
-func (s *Store) Append(_ context.Context, events []usage.Event) (added int, err error) {
+func (s *Store) Append(ctx context.Context, events []usage.Event) (added int, err error) {
+	if err := ctx.Err(); err != nil {
+		return 0, err
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.err != nil {

@@ -12,6 +12,11 @@ import (
 
 // testRandom makes random calls, of weights 1 to 20, gives some of them back,
 // whole or in part, and compares each decision with all that was admitted.
+//
+// Mutations seen here, in the limiters: an entry that counts by its first call,
+// units that are given back to a later entry or after they have left, entries
+// that are lost when the string is rewritten or skipped when they expire, and
+// runs of twice the resolution.
 func testRandom(t *testing.T, f LimiterFixture) {
 	if f.Calls == 0 {
 		f.Calls = 5_000

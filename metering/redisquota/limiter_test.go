@@ -63,14 +63,15 @@ func request(units int64, limits ...metering.Limit) metering.Request {
 	return r
 }
 
-// A window must not grow with its limit, whatever expires and is given back.
+// A window must not grow with its limit. Mutation seen here: a string that is
+// never rewritten grows by 11 bytes with each run of calls.
 func TestMemory(t *testing.T) {
 	t.Parallel()
 	limiter, client := newLimiter(t, devtest.SharedRedis(t))
 	const window = 120 * time.Millisecond
 	r := request(3, metering.Per(window, 10_000_000))
 	var most int64
-	for start := time.Now(); time.Since(start) < 6*window; {
+	for start := time.Now(); time.Since(start) < 12*window; {
 		_, err := limiter.Take(t.Context(), r)
 		require.NoError(t, err)
 		keys, err := client.Keys(t.Context(), "*").Result()

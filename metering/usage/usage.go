@@ -55,7 +55,7 @@ type Event struct {
 	// which was away; its units are not in the limiter's counters.
 	Unmetered bool `json:"unmetered,omitempty"`
 
-	// RequestID is the caller's JSON-RPC id or idempotency key, for support.
+	// RequestID is the idempotency key that the caller gave, for support.
 	RequestID string `json:"request_id,omitempty"`
 }
 

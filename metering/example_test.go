@@ -1,0 +1,87 @@
+package metering_test
+
+import (
+	"context"
+	"fmt"
+	"log"
+
+	"github.com/modelcontextprotocol/go-sdk/mcp"
+
+	"github.com/mcpsaas/mcpsaas/metering"
+	"github.com/mcpsaas/mcpsaas/metering/usage"
+	"github.com/mcpsaas/mcpsaas/tenancy/tenant"
+)
+
+type reportInput struct{}
+
+type reportOutput struct {
+	Title string `json:"title"`
+}
+
+func report(context.Context, *mcp.CallToolRequest, reportInput) (*mcp.CallToolResult, reportOutput, error) {
+	return nil, reportOutput{"Sales of November"}, nil
+}
+
+func Example() {
+	// In production: a redisquota.Limiter and a usage.Spool.
+	limiter := metering.NewMemory(nil)
+	sink := usage.SinkFunc(func(_ context.Context, e usage.Event) error {
+		fmt.Println("recorded:", e.Tool, e.Units, e.Outcome)
+		return nil
+	})
+	meter, err := metering.New(limiter, sink, &metering.Options{
+		Tools: map[string]metering.Tool{"report": {Units: 20}},
+		Plans: map[tenant.Plan]metering.Plan{"free": {Limits: []metering.Limit{metering.PerHour(50)}}},
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	who := tenant.Tenant{ID: tenant.NewID(), Plan: "free"}
+
+	server := mcp.NewServer(&mcp.Implementation{Name: "shop", Version: "v1.0.0"}, nil)
+	server.AddReceivingMiddleware(func(next mcp.MethodHandler) mcp.MethodHandler { // in production: mcptenant
+		return func(ctx context.Context, method string, req mcp.Request) (mcp.Result, error) {
+			return next(tenant.NewContext(ctx, who), method, req)
+		}
+	})
+	mcp.AddTool(server, &mcp.Tool{Name: "report"}, metering.WithMetering(meter, "report", report))
+
+	ctx := context.Background()
+	here, there := mcp.NewInMemoryTransports()
+	if _, err := server.Connect(ctx, here, nil); err != nil {
+		log.Fatal(err)
+	}
+	session, err := mcp.NewClient(&mcp.Implementation{Name: "agent", Version: "v1.0.0"}, nil).Connect(ctx, there, nil)
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer session.Close()
+	for range 3 {
+		res, err := session.CallTool(ctx, &mcp.CallToolParams{Name: "report"})
+		if err != nil {
+			log.Fatal(err)
+		}
+		fmt.Println(res.Content[0].(*mcp.TextContent).Text)
+	}
+	// Output:
+	// recorded: report 20 ok
+	// {"title":"Sales of November"}
+	// recorded: report 20 ok
+	// {"title":"Sales of November"}
+	// recorded: report 0 denied
+	// quota_exceeded: report limit reached for plan free; 40 of 50 units used (hour), retry in 3600s
+}
+
+func ExampleUnitsOf() {
+	type bulkInput struct {
+		IDs []string `json:"ids"`
+	}
+	tools := map[string]metering.Tool{
+		"fetch_many": {UnitsFunc: metering.UnitsOf(func(in bulkInput) int64 { return int64(len(in.IDs)) })},
+	}
+	units, err := tools["fetch_many"].UnitsFunc(&mcp.CallToolRequest{
+		Params: &mcp.CallToolParamsRaw{Name: "fetch_many", Arguments: []byte(`{"ids":["a","b","c"]}`)},
+	})
+	fmt.Println(units, err)
+	// Output: 3 <nil>
+}
