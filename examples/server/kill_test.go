@@ -1,0 +1,128 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"sync"
+	"testing"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/stretchr/testify/require"
+
+	"github.com/mcpsaas/mcpsaas/metering"
+	"github.com/mcpsaas/mcpsaas/tenancy/tenant"
+)
+
+// TestKill kills the server with -9 twice in the middle of 1,000 calls. A call
+// that got no answer is made again under its idempotency key, as a client
+// does. In the end every call has exactly one usage event with its price, and
+// Stripe's total is the sum, to the unit.
+//
+// Mutations that it saw: recording the event after the answer (in a goroutine)
+// loses events; a spool that the next process does not adopt loses them too;
+// an event id of its own for each attempt bills re-issued calls twice.
+func TestKill(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	const calls, workers = 1000, 8
+	price := func(n int) (string, int64) {
+		if n%50 == 0 {
+			return "generate_report", 20
+		}
+		return "search_products", 1
+	}
+	queue := make(chan int, calls)
+	want := map[tenant.Plan]int64{}
+	plans := []tenant.Plan{tenant.Pro, tenant.Enterprise}
+	for n := range calls {
+		queue <- n
+		_, units := price(n)
+		want[plans[n%2]] += units
+	}
+	var (
+		mu       sync.Mutex
+		answered = map[string]bool{}
+		reissued int
+	)
+	r := w.spawn()
+	for _, stopAt := range []int{calls / 3, 2 * calls / 3, calls} {
+		var wg sync.WaitGroup
+		enough := make(chan struct{})
+		var once sync.Once
+		for range workers {
+			wg.Go(func() {
+				for {
+					var n int
+					select {
+					case n = <-queue:
+					default:
+						return
+					}
+					id := fmt.Sprintf("call-%d", n)
+					tool, _ := price(n)
+					body, _ := json.Marshal(map[string]any{"jsonrpc": "2.0", "id": id, "method": "tools/call", "params": map[string]any{
+						"name": tool, "arguments": map[string]any{}, "_meta": map[string]any{metering.MetaIdempotencyKey: id},
+					}})
+					a, err := postRaw(context.Background(), r.MCPURL, r.tenant(plans[n%2]).APIKey, "", body)
+					if err != nil { // the server is gone: ask again when it is back
+						queue <- n
+						mu.Lock()
+						reissued++
+						mu.Unlock()
+						return
+					}
+					if a.status != 200 || a.isErr || a.id != id {
+						t.Errorf("call %s: status %d, %s", id, a.status, a.text)
+						return
+					}
+					mu.Lock()
+					answered[id] = true
+					reached := len(answered) >= stopAt
+					mu.Unlock()
+					if reached {
+						once.Do(func() { close(enough) })
+					}
+				}
+			})
+		}
+		if stopAt < calls {
+			<-enough
+			r.kill() // in mid-flight: the workers go on calling
+		}
+		wg.Wait()
+		if t.Failed() {
+			return
+		}
+		if stopAt < calls {
+			r = w.spawn()
+		}
+	}
+	require.Len(t, answered, calls)
+	t.Logf("%d calls were cut off and made again", reissued)
+
+	for _, plan := range plans {
+		w.billed(t, r.tenant(plan).StripeCustomer, want[plan])
+	}
+	require.NoError(t, r.stop(), "an orderly stop")
+
+	rows, err := w.db.Query(t.Context(), `
+		select request_id, sum(units)::bigint, count(*) filter (where units > 0)
+		from mcpsaas.usage_events where request_id <> '' group by request_id`)
+	require.NoError(t, err)
+	type line struct {
+		Key          string
+		Units, Count int64
+	}
+	lines, err := pgx.CollectRows(rows, pgx.RowToStructByPos[line])
+	require.NoError(t, err)
+	require.Len(t, lines, calls)
+	for _, l := range lines {
+		var n int
+		_, err := fmt.Sscanf(l.Key, "call-%d", &n)
+		require.NoError(t, err)
+		_, units := price(n)
+		require.Equal(t, units, l.Units, l.Key)
+		require.EqualValues(t, 1, l.Count, l.Key)
+	}
+}

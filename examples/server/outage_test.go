@@ -1,0 +1,75 @@
+package main
+
+import (
+	"fmt"
+	"net/http"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/mcpsaas/mcpsaas/tenancy/tenant"
+)
+
+// TestRedisOutage stops Redis in mid-run: free tenants are refused, paying ones
+// served, every answered call is billed, and the monitor sees it at once.
+func TestRedisOutage(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	r := w.serve(nil)
+	free, pro := r.tenant(tenant.Free), r.tenant(tenant.Pro)
+	call := func(who demoTenant, n int) answer {
+		t.Helper()
+		a, err := post(t.Context(), r.MCPURL, who.APIKey, "", fmt.Sprintf("%s-%d", who.Plan, n), "search_products", map[string]any{})
+		require.NoError(t, err)
+		return a
+	}
+	served := map[tenant.Plan]int64{}
+	for n := range 10 {
+		for _, who := range []demoTenant{free, pro} {
+			require.False(t, call(who, n).isErr)
+			served[who.Plan]++
+		}
+	}
+	status, _ := getHealth(t, r)
+	require.Equal(t, http.StatusOK, status)
+
+	for name, outage := range map[string]struct{ begin, end func() }{
+		"stopped": {w.redis.Stop, w.redis.Start},
+		"frozen":  {w.redis.Freeze, w.redis.Thaw},
+	} {
+		outage.begin()
+		for n := range 20 {
+			a := call(free, 100+n)
+			require.True(t, a.isErr, name)
+			require.Contains(t, a.text, "metering_unavailable", name)
+			require.NotContains(t, a.text, w.redis.Addr, "no address leaks")
+			require.False(t, call(pro, 100+n).isErr, name)
+			served[pro.Plan]++
+		}
+		eventually(t, "a probe sees the outage", func() bool {
+			status, health := getHealth(t, r)
+			return status == http.StatusServiceUnavailable && health == "degraded"
+		})
+		res, err := http.Get(r.base + "/readyz")
+		require.NoError(t, err)
+		res.Body.Close()
+		require.Equal(t, http.StatusOK, res.StatusCode, "an outage that all replicas share takes none out")
+		outage.end()
+		eventually(t, "health is green again", func() bool {
+			status, _ := getHealth(t, r)
+			return status == http.StatusOK
+		})
+		eventually(t, "free tenants are served again", func() bool {
+			a := call(free, 1000)
+			if !a.isErr {
+				served[free.Plan]++
+			}
+			return !a.isErr
+		})
+	}
+	w.billed(t, free.StripeCustomer, served[free.Plan])
+	w.billed(t, pro.StripeCustomer, served[pro.Plan])
+	var unmetered int64
+	require.NoError(t, w.db.QueryRow(t.Context(), `select count(*) from mcpsaas.usage_events where unmetered and units = 1`).Scan(&unmetered))
+	require.EqualValues(t, 40, unmetered, "calls that were let through say so")
+}
