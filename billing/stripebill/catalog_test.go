@@ -4,6 +4,7 @@ import (
 	"net/http"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/mcpsaas/mcpsaas/billing/stripebill"
 	"github.com/mcpsaas/mcpsaas/billing/stripebill/stripetest"
@@ -111,18 +112,22 @@ func TestEnsureCatalogMendsDrift(t *testing.T) {
 }
 
 // TestEnsureCatalogAfterFailures: it ends in one set whatever fails on the
-// way.
+// way, though Stripe replays a saved 500 for a day. Mutation seen by it: one
+// idempotency key.
 func TestEnsureCatalogAfterFailures(t *testing.T) {
 	t.Parallel()
-	for _, kind := range []stripetest.FaultKind{stripetest.DropBefore, stripetest.DropAfter, stripetest.Error500After, stripetest.Truncated, stripetest.Unavailable} {
+	for _, kind := range []stripetest.FaultKind{stripetest.DropBefore, stripetest.DropAfter, stripetest.Error500Before, stripetest.Error500After, stripetest.Truncated, stripetest.Unavailable} {
 		w := setup(t, nil)
+		w.stripe.Inject(stripetest.Fault{Kind: stripetest.Error500Before, Method: "POST", Path: "/v1/prices", Times: 3})
+		_, err := w.client.EnsureCatalog(t.Context(), catalog)
+		require.Error(t, err, "an outage")
+		w.stripe.Advance(time.Minute)
 		for skip := range 6 {
 			w.stripe.Inject(stripetest.Fault{Kind: kind, Method: "POST", Skip: skip})
 			_, _ = w.client.EnsureCatalog(t.Context(), catalog)
 			w.stripe.Heal()
 		}
-		w.stripe.Advance(25 * 3600e9) // a saved 500 is replayed for a day
-		_, err := w.client.EnsureCatalog(t.Context(), catalog)
+		_, err = w.client.EnsureCatalog(t.Context(), catalog)
 		require.NoError(t, err)
 		products, prices, meters := w.sizes(t)
 		require.Equal(t, []int{2, 3, 1}, []int{products, prices, meters})

@@ -212,9 +212,8 @@ func (w *catalogWriter) want(p CatalogPlan, key, kind string) wantedPrice {
 }
 
 // price makes want where there is none, or replaces what is there by it. The
-// idempotency key is made of what is wanted and what it replaces, so that two
-// replicas make one price; a lookup key that is taken all the same is read
-// again.
+// idempotency key is made of what is wanted and what it replaces, so that
+// replicas that start together make one price.
 func (w *catalogWriter) price(ctx context.Context, have map[string]price, want wantedPrice) error {
 	old, exists := have[want.key]
 	change := CatalogChange{Action: "create", Kind: "price", Key: want.key}
@@ -231,12 +230,18 @@ func (w *catalogWriter) price(ctx context.Context, have map[string]price, want w
 		return nil
 	}
 	var made price
-	err := w.client.post(ctx, "/v1/prices", w.client.derivedKey("price", want.form, old.ID), want.form, &made)
-	if err != nil {
-		now, again := w.client.pricesByKey(ctx, want.key)
-		if p, ok := now[want.key]; again == nil && ok && p.ID != old.ID && w.differs(p, want) == "" {
-			return nil
-		}
+	done := func() bool {
+		now, err := w.client.pricesByKey(ctx, want.key)
+		p, ok := now[want.key]
+		return err == nil && ok && p.ID != old.ID && w.differs(p, want) == ""
+	}
+	// The minute is in the key so that an outage, whose failures are saved
+	// under it, is over when it is over. Across a minute the lookup key, which
+	// only one price can have, keeps a second from being made.
+	minute := w.client.now().UTC().Format("2006-01-02 15:04")
+	key := w.client.derivedKey("price", want.form, old.ID+" "+minute)
+	err := w.client.create(ctx, "/v1/prices", key, want.form, &made, done)
+	if err != nil && !done() {
 		return err
 	}
 	if exists && old.Active {

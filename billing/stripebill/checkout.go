@@ -34,7 +34,8 @@ type CheckoutRequest struct {
 
 	// Attempt tells apart checkouts that are otherwise the same. Within a day
 	// the same request with the same Attempt gives the same session, so a
-	// double click doesn't make two. Optional.
+	// double click doesn't make two; a tenant that comes back later, or after
+	// Stripe failed, wants another. Optional.
 	Attempt string
 }
 
@@ -102,7 +103,9 @@ func (c *Client) CreateCheckout(ctx context.Context, r CheckoutRequest) (Checkou
 		form.Set("customer_email", r.Email)
 	}
 	var out checkoutSession
-	if err := c.post(ctx, "/v1/checkout/sessions", c.derivedKey("checkout", form, r.Attempt), form, &out); err != nil {
+	// A session too many does no harm: nobody pays it, and it expires.
+	again := func() bool { return false }
+	if err := c.create(ctx, "/v1/checkout/sessions", c.derivedKey("checkout", form, r.Attempt), form, &out, again); err != nil {
 		return Checkout{}, fmt.Errorf("stripebill: create checkout: %w", err)
 	}
 	if !validID("cs_", out.ID) || out.URL == "" {

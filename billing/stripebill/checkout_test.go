@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/mcpsaas/mcpsaas/billing/stripebill"
+	"github.com/mcpsaas/mcpsaas/billing/stripebill/stripetest"
 	"github.com/mcpsaas/mcpsaas/tenancy/tenant"
 	"github.com/stretchr/testify/require"
 )
@@ -148,4 +149,24 @@ func TestCancelSubscription(t *testing.T) {
 	require.EqualValues(t, 7, w.stripe.Billed(target.Customer))
 	require.ErrorIs(t, w.client.CancelSubscription(t.Context(), "sub_unknown"), stripebill.ErrNotFound)
 	require.ErrorIs(t, w.client.CancelSubscription(t.Context(), "../customers"), stripebill.ErrNotFound)
+}
+
+// TestCreateCheckoutAfterASavedFailure: the next click is not answered with
+// the failure of the last.
+func TestCreateCheckoutAfterASavedFailure(t *testing.T) {
+	t.Parallel()
+	w := setup(t, nil)
+	w.sellPro(t)
+	r := request(tenant.NewID(), "pro", "")
+	w.stripe.Inject(stripetest.Fault{Kind: stripetest.Error500Before, Method: "POST", Times: 3})
+	_, err := w.client.CreateCheckout(t.Context(), r)
+	require.ErrorContains(t, err, "500")
+	r.Attempt = "2"
+	_, err = w.client.CreateCheckout(t.Context(), r)
+	require.NoError(t, err)
+
+	r.Attempt = "3"
+	w.stripe.Inject(stripetest.Fault{Kind: stripetest.Error500Before, Method: "POST"})
+	_, err = w.client.CreateCheckout(t.Context(), r)
+	require.NoError(t, err)
 }

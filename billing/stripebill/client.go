@@ -145,3 +145,20 @@ func (c *Client) do(ctx context.Context, r request, out any) (response, error) {
 	}
 	return resp, err
 }
+
+// create posts form under the idempotency key. A failure that Stripe has saved
+// under it would come back for a day, whoever asks; so unless done says that
+// the work was done all the same, it goes on to the next of three keys.
+func (c *Client) create(ctx context.Context, path, key string, form url.Values, out any, done func() bool) error {
+	var err error
+	for _, suffix := range []string{"", ":2", ":3"} {
+		err = c.post(ctx, path, key+suffix, form, out)
+		if refused, ok := errors.AsType[*APIError](err); !ok || refused.Status < http.StatusInternalServerError {
+			return err
+		}
+		if done() {
+			return nil
+		}
+	}
+	return err
+}

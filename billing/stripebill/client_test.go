@@ -84,9 +84,9 @@ func TestErrorsHideTheNetwork(t *testing.T) {
 	require.NotContains(t, err.Error(), "127.0.0.1")
 }
 
-// TestTimeout: the default HTTP client of stripe-go waits 80 seconds; ours is
-// bounded by the caller's context alone, at once.
-func TestContextEndsARequest(t *testing.T) {
+// TestTimeout: the time-out of the HTTP client is the end of it; nothing is
+// tried again.
+func TestTimeout(t *testing.T) {
 	t.Parallel()
 	w := setup(t, nil)
 	w.stripe.Inject(stripetest.Fault{Kind: stripetest.Slow, Delay: time.Hour})
@@ -94,6 +94,7 @@ func TestContextEndsARequest(t *testing.T) {
 		APIBase: w.stripe.URL, HTTPClient: newTimeoutClient(20 * time.Millisecond)})
 	require.NoError(t, err)
 	require.ErrorContains(t, short.Check(t.Context()), "no answer in time")
+	require.Equal(t, 1, w.stripe.Requests("GET /v1/prices"))
 }
 
 // TestOnlyTheGatewayImportsStripe keeps a move to another major of stripe-go

@@ -6,16 +6,17 @@ import "time"
 // usage of a meter.
 const finalizeAfter = time.Hour
 
-// roll does, in its order, whatever has fallen due until now. It needs the
-// lock.
-func (e *Emulator) roll() {
+// roll does, in its order, whatever has fallen due until now, and reports
+// whether there was anything. It needs the lock.
+func (e *Emulator) roll() (changed bool) {
 	now := e.now().Unix()
 	for {
 		due, at := e.nextDue()
 		if due == nil || at > now {
-			return
+			return changed
 		}
 		due(at)
+		changed = true
 	}
 }
 

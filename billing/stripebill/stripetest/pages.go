@@ -55,7 +55,7 @@ type checkoutPage struct {
 }
 
 func (e *Emulator) showCheckout(w http.ResponseWriter, r *http.Request) {
-	e.change(e.roll)
+	e.change(func() { e.roll() })
 	e.mu.Lock()
 	s, ok := e.s.Sessions.get(r.PathValue("id"))
 	var p checkoutPage
@@ -126,7 +126,7 @@ type portalLine struct {
 }
 
 func (e *Emulator) showPortal(w http.ResponseWriter, r *http.Request) {
-	e.change(e.roll)
+	e.change(func() { e.roll() })
 	e.mu.Lock()
 	o, ok := e.s.Portals.get(r.PathValue("id"))
 	var p portalPage

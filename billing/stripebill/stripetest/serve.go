@@ -76,7 +76,7 @@ func (e *Emulator) answer(r *http.Request, fault *Fault, allowed []string, run e
 		fault.wait(r.Context())
 		e.mu.Lock()
 	}
-	e.roll() // what has fallen due since the last request
+	rolled := e.roll() // what has fallen due since the last request
 	var a answer
 	save := r.Method != http.MethodGet
 	if kind := fault.kind(); kind == Error500Before {
@@ -96,7 +96,7 @@ func (e *Emulator) answer(r *http.Request, fault *Fault, allowed []string, run e
 	if save && key != "" {
 		e.s.Keys[key] = &savedAnswer{Request: digest, Status: a.status, Body: string(a.body), Created: e.now().Unix()}
 	}
-	if r.Method != http.MethodGet {
+	if r.Method != http.MethodGet || rolled {
 		if err := e.store.save(e.s); err != nil {
 			e.log.Error("state not saved", "err", err)
 			return answerOf(nil, err)

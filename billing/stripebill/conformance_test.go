@@ -1,0 +1,57 @@
+package stripebill_test
+
+import (
+	"testing"
+	"time"
+
+	"github.com/mcpsaas/mcpsaas/billing"
+	"github.com/mcpsaas/mcpsaas/billing/billingtest"
+	"github.com/mcpsaas/mcpsaas/billing/stripebill"
+	"github.com/mcpsaas/mcpsaas/billing/stripebill/stripetest"
+	"github.com/stretchr/testify/require"
+)
+
+// faults are the faults of billingtest as Stripe has them.
+var faults = map[billingtest.Fault]stripetest.FaultKind{
+	billingtest.DropBefore: stripetest.DropBefore,
+	billingtest.DropAfter:  stripetest.DropAfter,
+	billingtest.FailBefore: stripetest.Error500Before,
+	billingtest.FailAfter:  stripetest.Error500After,
+	billingtest.Truncated:  stripetest.Truncated,
+	billingtest.Limited:    stripetest.RateLimited,
+	billingtest.Denied:     stripetest.Unauthorized,
+	billingtest.Refused:    stripetest.Refused,
+}
+
+// inject has the next report meet the fault.
+func (w world) inject(t *testing.T, fault billingtest.Fault) {
+	t.Helper()
+	if fault == billingtest.NoFault {
+		return
+	}
+	kind, known := faults[fault]
+	require.True(t, known, "fault %q", fault)
+	w.stripe.Inject(stripetest.Fault{Kind: kind, Method: "POST"})
+}
+
+func TestReporterConforms(t *testing.T) {
+	t.Parallel()
+	for _, mode := range []billing.Mode{billing.ModeMeter, billing.ModeUsageRecord} {
+		t.Run(string(mode), func(t *testing.T) {
+			t.Parallel()
+			billingtest.TestReporter(t, func(t *testing.T) billingtest.Fixture {
+				clock := billingtest.NewClock(start)
+				w := setup(t, &stripetest.Options{Now: clock.Now, SummaryLag: 10 * time.Minute})
+				target := w.sell(t, mode)
+				clock.Advance(2 * time.Hour)
+				return billingtest.Fixture{
+					Reporter: stripebill.NewReporter(w.client, nil), Target: target,
+					PeriodStart: start, PeriodEnd: time.Date(2026, 2, 28, 10, 0, 0, 0, time.UTC),
+					Now: clock.Now, Advance: clock.Advance,
+					Fail:   func(f billingtest.Fault) { w.inject(t, f) },
+					Billed: func() int64 { return w.counted(target) },
+				}
+			})
+		})
+	}
+}
