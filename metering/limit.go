@@ -23,7 +23,7 @@ const (
 	buckets = 60
 
 	// exactUnits is the largest limit that is remembered call by call.
-	exactUnits = 100
+	exactUnits = 60
 )
 
 // Period is a span of the calendar that a limit counts in, instead of a
@@ -81,7 +81,7 @@ func PerBillingPeriod(units int64) Limit { return Limit{Units: units, Period: Bi
 
 // Resolution is how much later than Window a limiter may release a unit, so
 // that it can remember many calls as one: a sixtieth of the window, or a
-// millisecond for a limit of at most 100 units. It never releases one early.
+// millisecond for a limit of at most 60 units. It never releases one early.
 func (l Limit) Resolution() time.Duration {
 	if l.Units <= exactUnits {
 		return time.Millisecond

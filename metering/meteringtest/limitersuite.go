@@ -409,7 +409,7 @@ func testKeyExpires(t *testing.T, f LimiterFixture) {
 
 func testRetryAfter(t *testing.T, f LimiterFixture) {
 	// Exact to the millisecond for a limit that is remembered call by call.
-	r := request(30)
+	r := request(20, metering.PerHour(60))
 	for range 3 {
 		require.True(t, take(t, f, r).Allowed)
 		f.Advance(7 * time.Minute)

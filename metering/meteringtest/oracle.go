@@ -30,7 +30,7 @@ func testRandom(t *testing.T, f LimiterFixture) {
 	random := rand.New(rand.NewPCG(seed, 1))
 	// A limit that is remembered call by call, and two that are not.
 	for _, limits := range [][]metering.Limit{
-		{metering.Per(window, 100)},
+		{metering.Per(window, 60)},
 		{metering.Per(window, 700), metering.Per(3*window, 1_200)},
 	} {
 		o := &oracle{t: t, f: f, r: request(1, limits...)}

@@ -12,7 +12,7 @@
 -- written, and each closed entry is read once more when it expires.
 
 local HEADER, ENTRY = 35, 11
-local DEAD = 12     -- expired entries at the front that make it worth to rewrite the string
+local DEAD = 4      -- expired entries at the front that make it worth to rewrite the string
 local MOST = 512    -- closed entries at most: then runs grow longer than the resolution
 local struct = rawget(_G, 'struct') -- absent on some servers that speak the protocol
 
