@@ -112,8 +112,8 @@ func TestEnsureCatalogMendsDrift(t *testing.T) {
 }
 
 // TestEnsureCatalogAfterFailures: it ends in one set whatever fails on the
-// way, though Stripe replays a saved 500 for a day. Mutation seen by it: one
-// idempotency key.
+// way, though Stripe replays a saved 500 for a day. Mutation seen by it: no
+// minute in the idempotency key.
 func TestEnsureCatalogAfterFailures(t *testing.T) {
 	t.Parallel()
 	for _, kind := range []stripetest.FaultKind{stripetest.DropBefore, stripetest.DropAfter, stripetest.Error500Before, stripetest.Error500After, stripetest.Truncated, stripetest.Unavailable} {

@@ -152,7 +152,7 @@ func TestCancelSubscription(t *testing.T) {
 }
 
 // TestCreateCheckoutAfterASavedFailure: the next click is not answered with
-// the failure of the last.
+// the failure of the last. Mutation seen by it: one idempotency key.
 func TestCreateCheckoutAfterASavedFailure(t *testing.T) {
 	t.Parallel()
 	w := setup(t, nil)

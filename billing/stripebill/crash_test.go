@@ -36,8 +36,8 @@ var ledgerTemplate = devtest.Template{
 // with summaries that lag. In every scenario what is billed is what was
 // produced.
 //
-// Mutations seen by it: meter events without an identifier, usage records
-// incremented instead of set, Verify answering Absent whatever it read.
+// Mutations seen by it: another identifier for each attempt, usage records
+// incremented instead of set, Verify never answering Present.
 func TestCrashMatrix(t *testing.T) {
 	t.Parallel()
 	for _, mode := range []billing.Mode{billing.ModeMeter, billing.ModeUsageRecord} {

@@ -13,6 +13,7 @@ import (
 )
 
 // TestIdempotencyKeys: https://docs.stripe.com/api/idempotent_requests.
+// Mutation seen by it: parameters not compared.
 func TestIdempotencyKeys(t *testing.T) {
 	t.Parallel()
 	s := newServer(t, nil)
@@ -87,6 +88,7 @@ func TestRequestsAtOnce(t *testing.T) {
 }
 
 // TestMeterEvents: https://docs.stripe.com/api/billing/meter-event/create.
+// Mutation seen by it: identifiers not remembered.
 func TestMeterEvents(t *testing.T) {
 	t.Parallel()
 	s := newServer(t, nil)
@@ -175,6 +177,7 @@ func TestMeterSummaries(t *testing.T) {
 }
 
 // TestUsageRecords: set overwrites, increment adds, within the item's period.
+// Mutation seen by it: a closed period taken.
 func TestUsageRecords(t *testing.T) {
 	t.Parallel()
 	s := newServer(t, nil)
