@@ -161,6 +161,9 @@ func settled(t testing.TB, p *onboarding.Provisioner, id tenant.ID, want ...tena
 	return r
 }
 
+// TestTombstoneWins: nothing brings back what is deleted, or changes its row.
+//
+// Mutation seen: the look at the final states removed from raise.
 func TestTombstoneWins(t *testing.T) {
 	t.Parallel()
 	m := newMemory()
@@ -274,7 +277,7 @@ func TestCancelBeforeAnythingWasMade(t *testing.T) {
 // TestNeverActiveIsNotRestored: a tenant that failed before it was ever proved
 // isn't let in by way of the grace period.
 //
-// Mutation seen: the look at ActivatedAt removed from raise and from due.
+// Mutation seen: the look at ActivatedAt removed from raise.
 func TestNeverActiveIsNotRestored(t *testing.T) {
 	t.Parallel()
 	m := newMemory()
@@ -292,6 +295,32 @@ func TestNeverActiveIsNotRestored(t *testing.T) {
 	after := settled(t, p, id, tenant.DeprovisionScheduled)
 	before.Now, after.Now = time.Time{}, time.Time{}
 	require.Equal(t, before, after)
+}
+
+// TestLeaveWhileProvisioning: who is no longer wanted is not let in first, and
+// what was made for it is taken down.
+//
+// Mutation seen: the event of a provisioning tenant that leaves removed.
+func TestLeaveWhileProvisioning(t *testing.T) {
+	t.Parallel()
+	m := newMemory()
+	begun, gate := make(chan struct{}), make(chan struct{})
+	p := provisioner(t, m, steps(onboarding.Step{Name: "one", Do: func(context.Context, *onboarding.Task) (any, error) {
+		close(begun)
+		<-gate
+		return nil, nil
+	}}), nil)
+	run(t, p)
+	r := request()
+	require.NoError(t, p.Provision(t.Context(), r))
+	<-begun
+	require.NoError(t, p.Deprovision(t.Context(), onboarding.Order{Tenant: r.Tenant, Now: true}))
+	rec, err := p.Tenant(t.Context(), r.Tenant)
+	require.NoError(t, err)
+	require.Equal(t, tenant.DeprovisionScheduled, rec.State)
+	close(gate)
+	rec = settled(t, p, r.Tenant, tenant.Deleted)
+	require.Zero(t, rec.ActivatedAt)
 }
 
 func TestTombstoneForgetsPeople(t *testing.T) {

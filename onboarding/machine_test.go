@@ -26,8 +26,7 @@ var events = []onboarding.Event{
 // TestNext goes through every pair of state and event: the edges of the life of
 // a tenant lead where they should, and all else is refused and changes nothing.
 //
-// Mutations seen: an edge added (deleted --start--> provisioning), one removed,
-// one bent.
+// Mutations seen: an edge added (deleted --start--> provisioning), one removed.
 func TestNext(t *testing.T) {
 	t.Parallel()
 	type edge struct {

@@ -39,7 +39,9 @@ func (c careless) Marker(ctx context.Context) (marker string, visible int, err e
 }
 
 // TestCanaryCatches seeds each fault of isolation into a real database and
-// wants the tenant not to be activated; and to be, once the fault is mended.
+// wants the canary to fail, and to pass once the fault is mended.
+//
+// Mutation seen: the count of visible markers not looked at.
 func TestCanaryCatches(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {

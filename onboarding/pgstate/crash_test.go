@@ -107,7 +107,7 @@ func (c *crashing) Renew(ctx context.Context, held onboarding.Record, ttl time.D
 // place without being told anything.
 //
 // Mutations seen: Claim ignoring leases that have run out, operate skipping
-// steps that are "running".
+// steps that are "running", or those that are Fresh.
 func TestKillAtEveryWrite(t *testing.T) {
 	t.Parallel()
 	w := setup(t)
@@ -189,6 +189,8 @@ func idle(w *world, id tenant.ID, state tenant.Status) <-chan struct{} {
 
 // TestShutdownHandsOver: a process that is stopped gives its leases back, so
 // that nobody has to wait for them to run out.
+//
+// Mutation seen: the lease kept by release.
 func TestShutdownHandsOver(t *testing.T) {
 	t.Parallel()
 	w := setup(t)

@@ -113,6 +113,8 @@ func TestLife(t *testing.T) {
 
 // TestPlanChangeIsOneTransaction: once Raise returns, plan, status, period and
 // version are those of the new plan, without the reconciler.
+//
+// Mutation seen: the directory written with every change.
 func TestPlanChangeIsOneTransaction(t *testing.T) {
 	t.Parallel()
 	w := setup(t)

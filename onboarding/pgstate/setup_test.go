@@ -36,7 +36,7 @@ var template = devtest.Template{Name: "pgstate", Migrate: func(ctx context.Conte
 
 // world is one server with its database: the real stores, the real handler.
 type world struct {
-	t       *testing.T
+	t       testing.TB
 	db      *devtest.Database
 	control *pgxpool.Pool
 	store   *pgstate.Store
@@ -50,7 +50,7 @@ type world struct {
 	calls map[string]int // of the parts that are outside: billing and the like
 }
 
-func setup(t *testing.T) *world {
+func setup(t testing.TB) *world {
 	t.Helper()
 	w := &world{t: t, db: devtest.DB(t, template), calls: make(map[string]int), archive: t.TempDir()}
 	config, err := tenancy.ControlConfig(w.db.URL)

@@ -62,7 +62,8 @@ func TestFiftyAtOnce(t *testing.T) {
 // TestFence: an owner that stalled past its lease writes nothing, whatever it
 // believes.
 //
-// Mutations seen: the fence removed from edit, from putStepSQL, from renewSQL.
+// Mutations seen: the fence removed from edit, from putStepSQL, from renewSQL;
+// the state removed from putStepSQL; the lease removed from claimSQL.
 func TestFence(t *testing.T) {
 	t.Parallel()
 	w := setup(t)
@@ -174,6 +175,8 @@ func TestPurgeNeedsAnArchive(t *testing.T) {
 
 // TestWatchWakesAtOnce: what one process asks for, another begins without
 // waiting for its poll.
+//
+// Mutation seen: wake not called for a notification.
 func TestWatchWakesAtOnce(t *testing.T) {
 	t.Parallel()
 	w := setup(t)
