@@ -1,6 +1,7 @@
 package stripetest_test
 
 import (
+	"context"
 	"net/http"
 	"net/url"
 	"strings"
@@ -55,36 +56,58 @@ func TestIdempotencyKeys(t *testing.T) {
 	require.Empty(t, header.Get("Idempotent-Replayed"))
 }
 
+// TestRequestsAtOnce: while one request is held back, others with its key, or
+// of its customer and meter, are turned away. The others are such that they
+// change nothing when they come before it.
 func TestRequestsAtOnce(t *testing.T) {
 	t.Parallel()
-	s := newServer(t, nil)
-	o := newShop(t, s, false)
-	statuses := func(n int, send func(i int) int) map[int]int {
-		var mu sync.Mutex
-		var wg sync.WaitGroup
-		out := map[int]int{}
-		for i := range n {
+	for name, tt := range map[string]struct {
+		path  string
+		form  func(o shop) url.Values
+		other string
+		spoil func(url.Values)
+		want  int
+	}{
+		"idempotency key": {"/v1/customers", func(shop) url.Values { return url.Values{} }, "/v1/prices", func(url.Values) {}, 409},
+		"customer and meter": {"/v1/billing/meter_events", func(o shop) url.Values { return o.use("1", "", start) },
+			"/v1/billing/meter_events", func(form url.Values) { form.Set("payload[value]", "x") }, 429},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := newServer(t, nil)
+			o := newShop(t, s, false)
+			key := func(path string) http.Header {
+				if path == "/v1/billing/meter_events" {
+					return nil
+				}
+				return http.Header{"Idempotency-Key": {"same"}}
+			}
+			s.Inject(stripetest.Fault{Kind: stripetest.Slow, Delay: time.Hour, Path: tt.path})
+			ctx, cancel := context.WithCancel(t.Context())
+			var wg sync.WaitGroup
+			defer wg.Wait()
+			defer cancel()
+			before := s.Requests("POST " + tt.path)
 			wg.Go(func() {
-				status := send(i)
-				mu.Lock()
-				out[status]++
-				mu.Unlock()
+				req, _ := http.NewRequestWithContext(ctx, http.MethodPost, s.URL+tt.path, strings.NewReader(tt.form(o).Encode()))
+				req.SetBasicAuth(s.SecretKey, "")
+				req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+				for k, v := range key(tt.path) {
+					req.Header[k] = v
+				}
+				if resp, err := http.DefaultClient.Do(req); err == nil {
+					resp.Body.Close()
+				}
 			})
-		}
-		wg.Wait()
-		return out
+			require.Eventually(t, func() bool { return s.Requests("POST "+tt.path) > before }, 10*time.Second, time.Millisecond)
+			require.Eventually(t, func() bool {
+				form := tt.form(o)
+				tt.spoil(form)
+				status, _, _ := call(t, s, http.MethodPost, tt.other, form, key(tt.other))
+				return status == tt.want
+			}, 10*time.Second, time.Millisecond)
+		})
 	}
-	// Held back until both have come: the second finds the first under way.
-	s.Inject(stripetest.Fault{Kind: stripetest.Slow, Delay: 200 * time.Millisecond})
-	require.Equal(t, map[int]int{200: 1, 409: 1}, statuses(2, func(int) int {
-		status, _, _ := call(t, s, http.MethodPost, "/v1/customers", nil, http.Header{"Idempotency-Key": {"same"}})
-		return status
-	}))
-	s.Inject(stripetest.Fault{Kind: stripetest.Slow, Delay: 200 * time.Millisecond, Path: "/v1/billing/meter_events"})
-	require.Equal(t, map[int]int{200: 1, 429: 1}, statuses(2, func(int) int {
-		status, _, _ := call(t, s, http.MethodPost, "/v1/billing/meter_events", o.use("1", "", start), nil)
-		return status
-	}))
 }
 
 // TestMeterEvents: https://docs.stripe.com/api/billing/meter-event/create.
