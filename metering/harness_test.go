@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"testing"
+	"time"
 
 	"github.com/modelcontextprotocol/go-sdk/mcp"
 	"github.com/stretchr/testify/require"
@@ -36,6 +37,9 @@ func newBenchOn(t testing.TB, limiter metering.Limiter, clock *meteringtest.Cloc
 	}
 	o := *opts
 	o.Now = clock.Now
+	if o.Budget == 0 {
+		o.Budget = time.Minute // a busy machine is no outage
+	}
 	if o.Tools == nil {
 		o.Tools = map[string]metering.Tool{"search": {Units: 1}, "report": {Units: 20}, "help": {Free: true}}
 	}

@@ -3,6 +3,7 @@ package metering_test
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -11,7 +12,6 @@ import (
 	"sync"
 	"testing"
 
-	"github.com/google/jsonschema-go/jsonschema"
 	"github.com/modelcontextprotocol/go-sdk/jsonrpc"
 	"github.com/modelcontextprotocol/go-sdk/mcp"
 	"github.com/stretchr/testify/require"
@@ -128,8 +128,7 @@ func TestDenialForms(t *testing.T) {
 	type constrained struct {
 		Text string `json:"text"`
 	}
-	one := 1
-	schema := &jsonschema.Schema{Type: "object", Properties: map[string]*jsonschema.Schema{"text": {Type: "string", MinLength: &one}}, Required: []string{"text"}}
+	schema := json.RawMessage(`{"type":"object","properties":{"text":{"type":"string","minLength":1}},"required":["text"]}`)
 	server := newServer()
 	add(server, b, "struct", nil, answer{})
 	add(server, b, "pointer", nil, &answer{})
@@ -159,8 +158,7 @@ func add[Out any](server *mcp.Server, b *bench, name string, schema any, out Out
 // output its schema refuses is charged.
 func TestNothingDoneNothingCharged(t *testing.T) {
 	t.Parallel()
-	one := 1
-	input := &jsonschema.Schema{Type: "object", Properties: map[string]*jsonschema.Schema{"q": {Type: "string", MinLength: &one}}}
+	input := json.RawMessage(`{"type":"object","properties":{"q":{"type":"string","minLength":1}}}`)
 	type args struct {
 		Q string `json:"q"`
 	}
@@ -192,7 +190,7 @@ func TestNothingDoneNothingCharged(t *testing.T) {
 				}
 				tool := &mcp.Tool{Name: "report", InputSchema: input}
 				if name == "invalid output" {
-					tool.OutputSchema = &jsonschema.Schema{Type: "object", Properties: map[string]*jsonschema.Schema{"n": {Type: "integer"}}}
+					tool.OutputSchema = json.RawMessage(`{"type":"object","properties":{"n":{"type":"integer"}}}`)
 				}
 				mcp.AddTool(server, tool, h)
 				s := b.serve(t, server, true)

@@ -28,8 +28,13 @@ var (
 // *redis.ClusterClient and redis.UniversalClient have it.
 type Client interface {
 	redis.Scripter
+
+	// Ping is for Check.
 	Ping(ctx context.Context) *redis.StatusCmd
+
+	// Scan finds the keys of a tenant.
 	Scan(ctx context.Context, cursor uint64, match string, count int64) *redis.ScanCmd
+	// Unlink removes keys.
 	Unlink(ctx context.Context, keys ...string) *redis.IntCmd
 }
 
