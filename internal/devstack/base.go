@@ -36,13 +36,13 @@ func reachable(dir string) bool {
 
 // memoryBase is a file system in memory that every Linux has. Copying a template
 // database there takes 10 ms, on a disk up to 250 ms.
-const memoryBase = "/dev/shm"
+var memoryBase = "/dev/shm"
 
 // memoryRoom is how many bytes must be free in memoryBase: enough for several
 // test binaries at once. In a container it is often 64 MB in all.
-const memoryRoom = 2 << 30
+var memoryRoom uint64 = 2 << 30
 
-// roomInMemory reports whether memoryBase is there, ours to use and has room.
+// roomInMemory reports whether memoryBase is there and has room.
 // Whoever sets TMPDIR decides otherwise.
 func roomInMemory() bool {
 	var fs syscall.Statfs_t

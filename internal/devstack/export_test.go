@@ -16,6 +16,14 @@ func (s *Stack) Workspace() (dir string, guard int) { return s.w.dir, s.w.guard.
 // FreezeRedis hangs the stack's Redis.
 func (s *Stack) FreezeRedis() error { return s.redis.Freeze() }
 
+// InMemory makes dir the place of temporary directories in memory, however
+// little room it has.
+func InMemory(t *testing.T, dir string) {
+	base, room := memoryBase, memoryRoom
+	t.Cleanup(func() { memoryBase, memoryRoom = base, room })
+	memoryBase, memoryRoom = dir, 0
+}
+
 // LookIn makes patterns the places where packages put PostgreSQL.
 func LookIn(t *testing.T, patterns ...string) {
 	before := postgresPatterns

@@ -169,6 +169,19 @@ func TestDirOutOfReach(t *testing.T) {
 	require.ErrorContains(t, err, "can't reach it")
 }
 
+// TestMemoryNotOurs covers a /dev/shm that can be read and not written to, as
+// in a bare chroot. /proc is such a place even for root.
+func TestMemoryNotOurs(t *testing.T) {
+	if runtime.GOOS != "linux" {
+		t.Skip("there is no such place")
+	}
+	t.Setenv("TMPDIR", "")
+	devstack.InMemory(t, "/proc")
+	stack := start(t, devstack.Options{Redis: true, Fast: true})
+	dir, _ := stack.Workspace()
+	require.Equal(t, os.TempDir(), filepath.Dir(dir))
+}
+
 // TestStartAtOnce has many start, sweep and stop at the same time: none may
 // take another's directory for a dead one's.
 func TestStartAtOnce(t *testing.T) {

@@ -48,11 +48,14 @@ func openWorkspace(ctx context.Context, dir string, fast bool) (*workspace, erro
 	} else {
 		sweep(tempBase())
 		sweep(memoryBase)
-		base := tempBase()
+		err := errors.ErrUnsupported
 		if fast && roomInMemory() {
-			base = memoryBase
+			err = w.takeTemp(memoryBase) // which may not be ours to write to
 		}
-		if err := w.takeTemp(base); err != nil {
+		if err != nil {
+			err = w.takeTemp(tempBase())
+		}
+		if err != nil {
 			return nil, fmt.Errorf("devstack: temporary directory: %w", err)
 		}
 	}
