@@ -99,7 +99,7 @@ func (p *proxy) carry(dst, src net.Conn, before func()) {
 		if n > 0 {
 			before()
 			if p.delay > 0 {
-				time.Sleep(p.delay / 2) // this is the link, not a test that waits
+				<-time.After(p.delay / 2) // the length of the link
 			}
 			if _, err := dst.Write(buf[:n]); err != nil {
 				return

@@ -14,8 +14,11 @@ import (
 
 // T is what [Isolation] needs of a *testing.T.
 type T interface {
+	// Helper is [testing.T.Helper].
 	Helper()
+	// Context is [testing.T.Context].
 	Context() context.Context
+	// Errorf is [testing.T.Errorf], called once for each finding.
 	Errorf(format string, args ...any)
 }
 
