@@ -1,2 +1,62 @@
-// Package billing turns usage into what a provider bills, exactly once.
+// Package billing turns usage into what a provider bills, exactly once, and a
+// provider's word into what a tenant may do.
+//
+// # Usage, outwards
+//
+// A [Worker] carries usage from a [Ledger] (PostgreSQL: package pgledger) to a
+// [Reporter] (Stripe: package stripebill):
+//
+//	worker, err := billing.NewWorker(ledger, reporter, nil)
+//	...
+//	err = worker.Run(ctx) // beside the server, in any number of processes
+//
+// Usage is first sealed into batches, each with a quantity, a timestamp of its
+// own (the slot) and a billing period that never change again; then each batch
+// is claimed, sent and confirmed:
+//
+//	from                to           when
+//	(events)            sealed       attached to a batch, in one transaction
+//	sealed, unknown     sending      claimed: lease and attempt committed before the call
+//	sending             confirmed    applied now, or recognised as applied before
+//	sending             sealed       surely not applied, and never sent before: again later
+//	sending             unknown      anything else; a lease that runs out counts as this
+//	sending             rejected     refused for good, and never sent before
+//	unknown             verifying    repetition is no longer safe: the provider's totals are read
+//	verifying           confirmed    it is in them
+//	verifying           sealed       it is not in them
+//	verifying           rejected     it is not in them, and a repetition was refused for good
+//	verifying           parked       the totals fit neither, or the provider has none
+//	sealed              parked       its period is closed at the provider
+//	parked, rejected    sealed, unknown   an operator requeued it
+//
+// # Why exactly once
+//
+// No event is in two batches: sealing attaches events that have no batch, under
+// the tenant's lock, and the quantity is the sum of the rows that were really
+// attached. No event is in none: there is no time filter, so an event whose
+// transaction was still open is simply found by the next pass.
+//
+// No batch is applied twice: that it is about to be sent is committed before it
+// is. From then on it is either repeated under an identity that the provider
+// recognises (an identifier, or a slot whose value is overwritten), or, when
+// that can't be relied on any more, looked up. Two workers don't answer for one
+// batch: a verdict counts only if its attempt is the batch's latest.
+//
+// No batch is lost: every state but confirmed and the operator's is picked up
+// again, by whoever is alive. What can't be proved either way is parked and
+// turns [Worker.Check] red; it is never guessed.
+//
+// # The provider's word, inwards
+//
+// An [InboxWorker] applies webhooks. A webhook handler verifies a message and
+// calls Accept, which returns once the [Notice] is committed. The worker then
+// asks the [Source] for the truth (a notice is only a hint, may come twice and
+// in any order), saves customer, subscription and targets, and hands the
+// [Change] to a [Subscriber]. [AccessPolicy] says what a subscription's status
+// lets a tenant do.
+//
+// What is sent where follows from the subscriptions that were saved: usage
+// belongs to the target and the billing period in force when it occurred. Usage
+// of a tenant without a metered subscription is kept and owed by nobody; should
+// one come later, usage counts from the start of its period.
 package billing

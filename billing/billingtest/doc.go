@@ -1,3 +1,15 @@
 // Package billingtest holds what a billing provider, and whoever connects to
 // one, is tested with.
+//
+// [Provider] is a provider in memory that forgets, loses answers and repeats
+// saved failures as real ones do. [TestReporter] checks that a
+// [billing.Reporter] keeps what the pipeline relies on. [Matrix] lists hundreds
+// of ways to crash and fail, and [Scenario.Run] plays one in a [World]: what is
+// billed in the end must be what was produced, to the unit.
+//
+//	for _, s := range billingtest.Matrix() {
+//		outcome, err := s.Run(ctx, world(t))
+//		...
+//		if !outcome.Exact() { ... }
+//	}
 package billingtest

@@ -1,0 +1,145 @@
+package pgledger_test
+
+import (
+	"context"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/mcpsaas/mcpsaas/billing"
+	"github.com/mcpsaas/mcpsaas/billing/billingtest"
+	"github.com/mcpsaas/mcpsaas/internal/devtest"
+	"github.com/mcpsaas/mcpsaas/metering/usage"
+	"github.com/mcpsaas/mcpsaas/tenancy/tenant"
+)
+
+// TestRun: what is stored is billed without anybody asking; Run ends when told
+// to, after the call under way, whose answer is kept.
+func TestRun(t *testing.T) {
+	devtest.NoLeaks(t)
+	b := setup(t)
+	id := tenant.NewID()
+	b.subscribe(t, id, billing.ModeMeter)
+	b.append(t, b.event(id, 5))
+	provider := billingtest.NewProvider(billing.ModeMeter, b.clock.Now)
+	called, answer := make(chan struct{}), make(chan struct{})
+	w, err := billing.NewWorker(b.Ledger, reporterFunc{provider, func(ctx context.Context, d billing.Delivery) (billing.Receipt, error) {
+		close(called)
+		<-answer
+		return provider.Report(ctx, d)
+	}}, &billing.WorkerOptions{Now: b.clock.Now, Interval: 20 * time.Millisecond, StallAfter: time.Minute})
+	require.NoError(t, err)
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error)
+	go func() { done <- w.Run(ctx) }()
+	<-called
+	cancel()
+	close(answer)
+	require.NoError(t, <-done)
+	require.EqualValues(t, 5, billed(provider, target(id, billing.ModeMeter)))
+	require.Equal(t, "confirmed", b.text(t, `select state from mcpsaas.usage_batches`))
+}
+
+// TestDatabaseLost: the database goes away while the provider is being told;
+// the batch is found again and billed once.
+func TestDatabaseLost(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	id := tenant.NewID()
+	b.subscribe(t, id, billing.ModeMeter)
+	b.append(t, b.event(id, 5))
+	provider := billingtest.NewProvider(billing.ModeMeter, b.clock.Now)
+	admin := b.db.Conn(t, "postgres")
+	calls := 0
+	w := b.worker(t, reporterFunc{provider, func(ctx context.Context, d billing.Delivery) (billing.Receipt, error) {
+		if calls++; calls == 1 {
+			_, err := admin.Exec(ctx, `alter database `+b.db.Name+` connection limit 0`)
+			if err != nil {
+				return billing.Receipt{}, err
+			}
+			_, err = admin.Exec(ctx, `select pg_terminate_backend(pid, 10000) from pg_stat_activity
+				where datname = current_database() and pid <> pg_backend_pid()`)
+			if err != nil {
+				return billing.Receipt{}, err
+			}
+		}
+		return provider.Report(ctx, d)
+	}})
+	require.ErrorContains(t, w.Tick(t.Context()), "settle batch")
+	_, err := admin.Exec(t.Context(), `alter database `+b.db.Name+` connection limit -1`)
+	require.NoError(t, err)
+	require.Equal(t, "sending", b.text(t, `select state from mcpsaas.usage_batches`))
+	require.NoError(t, w.Tick(t.Context()))
+	require.Equal(t, 1, calls, "its lease has not run out")
+	b.clock.Advance(3 * time.Minute)
+	require.NoError(t, w.Tick(t.Context()))
+	require.Equal(t, 2, calls)
+	require.EqualValues(t, 5, billed(provider, target(id, billing.ModeMeter)))
+	require.NoError(t, w.CheckTenant(t.Context(), id))
+}
+
+// TestPartitions follows the recipe of the package comment: an event is unique
+// across partitions, and everything else works on.
+func TestPartitions(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	id := tenant.NewID()
+	b.subscribe(t, id, billing.ModeMeter)
+	past := b.event(id, 1)
+	b.append(t, past)
+	owner := b.db.Pool(t)
+	_, err := owner.Exec(t.Context(), `
+		begin;
+		alter table mcpsaas.usage_events detach partition mcpsaas.usage_events_rest;
+		alter table mcpsaas.usage_events_rest rename to usage_events_2026;
+		alter table mcpsaas.usage_events attach partition mcpsaas.usage_events_2026
+			for values from (minvalue) to ('f0000000-0000-7000-8000-000000000000');
+		create table mcpsaas.usage_events_rest partition of mcpsaas.usage_events default;
+		commit`)
+	require.NoError(t, err)
+	ahead := b.event(id, 20)
+	ahead.ID = "f0000000" + ahead.ID[8:]
+	b.clock.Advance(time.Minute)
+	for range 2 {
+		_, err := b.Append(t.Context(), []usage.Event{past, ahead})
+		require.NoError(t, err)
+	}
+	require.Equal(t, "1", b.text(t, `select count(*)::text from mcpsaas.usage_events_2026`))
+	require.Equal(t, "1", b.text(t, `select count(*)::text from mcpsaas.usage_events_rest`))
+	provider := billingtest.NewProvider(billing.ModeMeter, b.clock.Now)
+	require.NoError(t, b.worker(t, provider).Flush(t.Context(), id))
+	require.EqualValues(t, 21, billed(provider, target(id, billing.ModeMeter)))
+}
+
+// TestStatsPlans: no number behind the health checks is counted by reading a
+// table from end to end.
+func TestStatsPlans(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	for _, q := range []struct{ sql, index string }{
+		{`select recorded_at from mcpsaas.usage_events where due order by recorded_at limit 1`, "recorded_at"},
+		{`select recorded_at from mcpsaas.usage_events where due and tenant_id = '00000000-0000-0000-0000-000000000007' order by occurred_at limit 1`, "tenant_id_occurred_at"},
+		{`select from mcpsaas.usage_batches where state = 'parked' limit 1000`, "unsettled"},
+		{`select from mcpsaas.usage_batches where state in ('sealed', 'sending', 'verifying', 'unknown')
+			and tenant_id = '00000000-0000-0000-0000-000000000007' limit 1000`, "usage_batches"},
+		{`select received_at from mcpsaas.billing_notices where state in ('new', 'working') order by received_at limit 1`, "waiting"},
+	} {
+		tx, err := b.pool.Begin(t.Context())
+		require.NoError(t, err)
+		_, err = tx.Exec(t.Context(), `set local enable_seqscan = off`)
+		require.NoError(t, err)
+		rows, err := tx.Query(t.Context(), `explain `+q.sql)
+		require.NoError(t, err)
+		var plan []string
+		for rows.Next() {
+			var line string
+			require.NoError(t, rows.Scan(&line))
+			plan = append(plan, line)
+		}
+		require.NoError(t, tx.Rollback(t.Context()))
+		require.Contains(t, strings.Join(plan, "\n"), q.index)
+		require.NotContains(t, strings.Join(plan, "\n"), "Seq Scan")
+	}
+}
