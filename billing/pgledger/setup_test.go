@@ -31,7 +31,7 @@ var template = devtest.Template{
 		if err := pgledger.Migrate(ctx, conn); err != nil {
 			return err
 		}
-		// For the reporter of common_test.go.
+		// For the reporter of naive_test.go.
 		_, err := conn.Exec(ctx, `create table mcpsaas.common_events (
 			tenant_id uuid, units bigint, created_at timestamptz, reported_at timestamptz)`)
 		return err
