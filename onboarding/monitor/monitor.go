@@ -53,8 +53,11 @@ type Status struct {
 // idempotent, and Remove of one that is gone is a success. Implementations are
 // safe for concurrent use.
 type Monitor interface {
+	// Ensure makes the monitor that s asks for, unless it is there.
 	Ensure(ctx context.Context, s Spec) (Ref, error)
+	// Remove ends a monitor.
 	Remove(ctx context.Context, r Ref) error
+	// Status asks what a monitor sees.
 	Status(ctx context.Context, r Ref) (Status, error)
 }
 

@@ -111,7 +111,10 @@ func (c *crashing) Renew(ctx context.Context, held onboarding.Record, ttl time.D
 func TestKillAtEveryWrite(t *testing.T) {
 	t.Parallel()
 	w := setup(t)
-	fast := &onboarding.Options{Poll: 2 * time.Millisecond, Backoff: time.Millisecond, Lease: 30 * time.Millisecond}
+	fast := &onboarding.Options{
+		Poll: 2 * time.Millisecond, Backoff: time.Millisecond, Lease: 100 * time.Millisecond,
+		MaxAttempts: 50, // a lease lost on a slow machine costs an attempt
+	}
 	for _, leave := range []bool{false, true} {
 		for n := int64(1); ; n++ {
 			id := tenant.NewID()

@@ -154,7 +154,8 @@ func TestCorruptArchiveDropsNothing(t *testing.T) {
 			}
 			crash := &crashing{State: w.store, after: 1 << 30}
 			p := w.provisioner(crash, &onboarding.Options{
-				Poll: 5 * time.Millisecond, Backoff: time.Millisecond, MaxAttempts: 3, Lease: 50 * time.Millisecond,
+				// A lease lost on a slow machine costs an attempt.
+				Poll: 5 * time.Millisecond, Backoff: time.Millisecond, MaxAttempts: 8, Lease: 500 * time.Millisecond,
 			})
 			stop := w.run(p)
 			id := tenant.NewID()
