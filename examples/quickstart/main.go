@@ -20,13 +20,9 @@ type input struct {
 	Name string `json:"name" jsonschema:"whom to greet"`
 }
 
-type output struct {
-	Greeting string `json:"greeting"`
-}
-
-func greet(ctx context.Context, _ *mcp.CallToolRequest, in input) (*mcp.CallToolResult, output, error) {
+func greet(ctx context.Context, _ *mcp.CallToolRequest, in input) (*mcp.CallToolResult, any, error) {
 	t, _ := tenant.FromContext(ctx) // always there: the middleware refuses a call without a tenant
-	return nil, output{"Hello, " + in.Name + ", from a tenant of plan " + string(t.Plan)}, nil
+	return &mcp.CallToolResult{Content: []mcp.Content{&mcp.TextContent{Text: "Hello, " + in.Name + ", on plan " + string(t.Plan)}}}, nil, nil
 }
 
 var tenants = map[string]tenant.Tenant{

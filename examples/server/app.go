@@ -187,11 +187,11 @@ func (a *app) buildMCP(ctx context.Context) error {
 		Annotations: &mcp.ToolAnnotations{ReadOnlyHint: true}}, metering.WithMetering(a.meter, "usage", a.usageTool))
 	tool, handler := onboarding.HealthCheckTool(a.db)
 	mcp.AddTool(server, tool, metering.WithMetering(a.meter, tool.Name, handler))
-	if a.extend != nil {
-		a.extend(a, server)
-	}
 	if err := a.meter.Coverage(ctx, server); err != nil {
 		return err
+	}
+	if a.extend != nil {
+		a.extend(a, server)
 	}
 
 	opts := &mcp.StreamableHTTPOptions{Stateless: true, PropagateRequestCancellation: true, Logger: a.logger}

@@ -31,8 +31,12 @@ func keyCreate(ctx context.Context, env *environment, args []string) error {
 		spec.Name = args[1]
 	}
 	return withOffice(ctx, env, func(ctx context.Context, o *office) error {
-		if _, err := o.provisioner.Tenant(ctx, id); err != nil {
+		record, err := o.provisioner.Tenant(ctx, id)
+		if err != nil {
 			return err
+		}
+		if !record.State.Serves() && record.State != tenant.Suspended {
+			return fmt.Errorf("tenant %s is %s: it gets no key", id, record.State)
 		}
 		key, err := o.keys.Issue(ctx, id, spec)
 		if err != nil {

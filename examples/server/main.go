@@ -79,7 +79,7 @@ func commands() []command {
 		{"key rotate", "KEY-ID", "issue a successor and let the old key run out", keyRotate},
 		{"key revoke", "KEY-ID", "refuse a key from now on", keyRevoke},
 		{"billing status", "[TENANT]", "show what is not billed yet, and why", billingStatus},
-		{"probe", "URL", "test a server from outside, as a monitor would", probeCommand},
+		{"probe", "URL", "test an MCP endpoint from outside, as a monitor would; $PROBE_KEY is a key to call with", probeCommand},
 		{"emulator", "", "run the Stripe emulator alone", emulatorCommand},
 	}
 }

@@ -11,11 +11,12 @@ import (
 	"runtime/debug"
 	"time"
 
+	"github.com/modelcontextprotocol/go-sdk/oauthex"
+	"github.com/redis/go-redis/v9"
+
 	"github.com/mcpsaas/mcpsaas/billing/stripebill"
 	"github.com/mcpsaas/mcpsaas/health"
 	"github.com/mcpsaas/mcpsaas/tenancy/mcptenant"
-
-	"github.com/modelcontextprotocol/go-sdk/oauthex"
 )
 
 // Bounds of an orderly stop: all of it within 15 seconds.
@@ -43,6 +44,8 @@ func serve(ctx context.Context, env *environment, args []string) (err error) {
 	if env.getenv("GOGC") == "" {
 		debug.SetGCPercent(400)
 	}
+
+	redis.SetLogger(redisLog{logger}) // its own goes to standard error
 
 	public, err := net.Listen("tcp", c.addr)
 	if err != nil {
@@ -106,6 +109,14 @@ func serve(ctx context.Context, env *environment, args []string) (err error) {
 		<-servers.ctx.Done() // a signal, or a listener that failed
 	}
 	return errors.Join(ignoreCanceled(err), a.stop(servers, workers, publicServer, adminServer))
+}
+
+// redisLog takes what the Redis client would print. The checks tell of an
+// outage; its lines, one for each attempt, are for debugging.
+type redisLog struct{ logger *slog.Logger }
+
+func (l redisLog) Printf(ctx context.Context, format string, v ...any) {
+	l.logger.DebugContext(ctx, "redis client", "message", fmt.Sprintf(format, v...))
 }
 
 // announce waits until the product serves, makes the demo, and says so.

@@ -45,7 +45,8 @@ const unitsMeter = "mcpsaas_units"
 // and a Stripe of the test's own.
 type world struct {
 	t      *testing.T
-	db     *pgxpool.Pool // the owner's
+	db     *pgxpool.Pool // the owner's, which the policies bind too
+	super  string        // URL of the superuser, whom they don't
 	redis  *devtest.RedisServer
 	stripe *stripetest.Server
 	env    map[string]string
@@ -54,7 +55,7 @@ type world struct {
 func newWorld(t *testing.T) *world {
 	t.Helper()
 	db := devtest.DB(t, devtest.Template{Name: "empty"})
-	w := &world{t: t, db: db.Pool(t), redis: devtest.DurableRedis(t), stripe: stripetest.NewServer(nil)}
+	w := &world{t: t, db: db.Pool(t), super: db.Superuser, redis: devtest.DurableRedis(t), stripe: stripetest.NewServer(nil)}
 	t.Cleanup(w.stripe.Close)
 	addr := freeAddr(t)
 	w.stripe.SetWebhookURL("http://" + addr + "/webhooks/stripe")
@@ -67,6 +68,15 @@ func newWorld(t *testing.T) *world {
 	return w
 }
 
+// superPool sees every row, whoever it belongs to.
+func (w *world) superPool(t *testing.T) *pgxpool.Pool {
+	t.Helper()
+	pool, err := pgxpool.New(t.Context(), w.super)
+	require.NoError(t, err)
+	t.Cleanup(pool.Close)
+	return pool
+}
+
 // freeAddr returns an address that was free a moment ago: a server that is
 // killed and started again must come back where Stripe calls it.
 func freeAddr(t *testing.T) string {
@@ -75,6 +85,17 @@ func freeAddr(t *testing.T) string {
 	require.NoError(t, err)
 	defer l.Close()
 	return l.Addr().String()
+}
+
+// ending is how a server ended, once it has.
+type ending struct {
+	done chan struct{}
+	err  error
+}
+
+func (e *ending) wait() error {
+	<-e.done
+	return e.err
 }
 
 // running is a server that serves.
@@ -98,7 +119,7 @@ func (r *running) tenant(plan tenant.Plan) demoTenant {
 func (w *world) demoFile() string { return filepath.Join(w.t.TempDir(), "demo.json") }
 
 // await waits for the demo file, or for the server's end.
-func (w *world) await(file string, ended <-chan error) *running {
+func (w *world) await(file string, end *ending) *running {
 	w.t.Helper()
 	deadline := time.After(90 * time.Second)
 	for {
@@ -108,9 +129,8 @@ func (w *world) await(file string, ended <-chan error) *running {
 			return r
 		}
 		select {
-		case err := <-ended:
-			require.NoError(w.t, err, "the server ended")
-			w.t.Fatal("the server ended before it was ready")
+		case <-end.done:
+			w.t.Fatalf("the server ended before it was ready: %v", end.err)
 		case <-deadline:
 			w.t.Fatal("the server isn't ready after 90 s")
 		case <-time.After(10 * time.Millisecond):
@@ -129,19 +149,15 @@ func (w *world) serve(extend func(*app, *mcp.Server), args ...string) *running {
 	_, err = c.parse("serve", rest, getenv, io.Discard)
 	require.NoError(w.t, err)
 	ctx, cancel := context.WithCancel(context.Background())
-	ended := make(chan error, 1)
 	var stderr bytes.Buffer
+	end := &ending{done: make(chan struct{})}
 	go func() {
-		ended <- cmd.run(ctx, &environment{config: c, getenv: getenv, stdout: io.Discard, stderr: &stderr, extend: extend}, nil)
+		end.err = cmd.run(ctx, &environment{config: c, getenv: getenv, stdout: io.Discard, stderr: &stderr, extend: extend}, nil)
+		close(end.done)
 	}()
-	stopped := false
 	stop := func() error {
 		cancel()
-		if stopped {
-			return nil
-		}
-		stopped = true
-		return <-ended
+		return end.wait()
 	}
 	w.t.Cleanup(func() {
 		if err := stop(); err != nil {
@@ -151,7 +167,7 @@ func (w *world) serve(extend func(*app, *mcp.Server), args ...string) *running {
 			w.t.Logf("the server's log:\n%s", stderr.Bytes())
 		}
 	})
-	r := w.await(file, ended)
+	r := w.await(file, end)
 	r.stop = stop
 	return r
 }
@@ -168,28 +184,28 @@ func (w *world) spawn(args ...string) *running {
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
 	require.NoError(w.t, cmd.Start())
-	ended, gone := make(chan error, 1), make(chan struct{})
+	end := &ending{done: make(chan struct{})}
 	go func() {
-		ended <- cmd.Wait()
-		close(gone)
+		end.err = cmd.Wait()
+		close(end.done)
 	}()
 	w.t.Cleanup(func() {
 		cmd.Process.Kill()
-		<-gone
+		end.wait()
 		if w.t.Failed() {
 			w.t.Logf("the server's log:\n%s", stderr.Bytes())
 		}
 	})
-	r := w.await(file, ended)
+	r := w.await(file, end)
 	r.kill = func() {
 		require.NoError(w.t, cmd.Process.Kill())
-		<-gone
+		end.wait()
 	}
 	r.stop = func() error {
 		if err := cmd.Process.Signal(os.Interrupt); err != nil {
 			return err
 		}
-		return <-ended
+		return end.wait()
 	}
 	return r
 }

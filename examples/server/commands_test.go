@@ -1,0 +1,126 @@
+package main
+
+import (
+	"encoding/json"
+	"net/http"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/mcpsaas/mcpsaas/tenancy/tenant"
+)
+
+// TestCommands walks a tenant's life by the operator's commands, beside a
+// server that runs.
+func TestCommands(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.env["ARCHIVE_DIR"] = t.TempDir()
+	r := w.serve(nil)
+	command := func(out any, args ...string) {
+		t.Helper()
+		text, err := w.command(append(args, "-json")...)
+		require.NoError(t, err)
+		require.NoError(t, json.Unmarshal([]byte(text), out), text)
+	}
+	search := func(key string) answer {
+		t.Helper()
+		a, err := post(t.Context(), r.MCPURL, key, "", "1", "search_products", map[string]any{"query": "anvil"})
+		require.NoError(t, err)
+		return a
+	}
+	works := func(key string) bool { a := search(key); return a.status == http.StatusOK && !a.isErr }
+
+	var made struct {
+		ID  tenant.ID `json:"id"`
+		Key string    `json:"api_key"`
+	}
+	command(&made, "tenant", "create", "pro", "Acme")
+	id := made.ID.String()
+	eventually(t, "the first key works", func() bool { return works(made.Key) })
+
+	var rows []tenantRow
+	command(&rows, "tenant", "list")
+	require.Len(t, rows, len(offers)+1)
+
+	// Keys: one more, rotated, revoked.
+	var key struct {
+		ID  string `json:"id"`
+		Key string `json:"api_key"`
+	}
+	command(&key, "key", "create", id, "laptop")
+	eventually(t, "a new key works", func() bool { return works(key.Key) })
+	old := key
+	command(&key, "key", "rotate", key.ID)
+	eventually(t, "the successor works", func() bool { return works(key.Key) })
+	require.True(t, works(old.Key), "the old key runs out later")
+	var gone map[string]string
+	command(&gone, "key", "revoke", old.ID)
+	eventually(t, "a revoked key is refused", func() bool { return search(old.Key).status == http.StatusUnauthorized })
+
+	// A key for a monitor's address, and nothing else.
+	command(&key, "key", "create", id, "monitor", "-scopes", tenant.ScopeHealthRead)
+	eventually(t, "the monitor's address works", func() bool {
+		res, err := http.Get(r.base + "/health/t/" + key.Key)
+		require.NoError(t, err)
+		defer res.Body.Close()
+		var body struct{ Checks map[string]string }
+		require.NoError(t, json.NewDecoder(res.Body).Decode(&body))
+		return body.Checks["rls_canary"] == "ok"
+	})
+	require.True(t, search(key.Key).isErr, "it opens no tool")
+
+	var row tenantRow
+	command(&row, "tenant", "suspend", id)
+	require.Equal(t, tenant.Suspended, row.Status)
+	eventually(t, "a suspended tenant is refused", func() bool { return search(made.Key).isErr })
+	require.Contains(t, search(made.Key).text, "suspended")
+	command(&row, "tenant", "resume", id)
+	require.Equal(t, tenant.Active, row.Status)
+	eventually(t, "it is served again", func() bool { return works(made.Key) })
+
+	command(&row, "tenant", "delete", id)
+	require.Equal(t, tenant.DeprovisionScheduled, row.Status)
+	require.False(t, row.DeleteAt.IsZero())
+	eventually(t, "the door is closed", func() bool { return !works(made.Key) })
+	command(&row, "tenant", "restore", id)
+	eventually(t, "it is back with all it had", func() bool { return works(made.Key) })
+
+	command(&row, "tenant", "delete", id, "-now")
+	eventually(t, "it is gone", func() bool {
+		command(&row, "tenant", "show", id)
+		return row.Status == tenant.Deleted
+	})
+	require.Equal(t, http.StatusUnauthorized, search(made.Key).status)
+	var left int
+	require.NoError(t, w.superPool(t).QueryRow(t.Context(), `
+		select (select count(*) from products where tenant_id = $1) + (select count(*) from tenant_config where tenant_id = $1)
+			+ (select count(*) from tenant_marker where tenant_id = $1)`, made.ID).Scan(&left))
+	require.Zero(t, left, "rows are left")
+	archived, err := filepath.Glob(filepath.Join(w.env["ARCHIVE_DIR"], id, "*", "*"))
+	require.NoError(t, err)
+	require.NotEmpty(t, archived)
+	var products []byte
+	for _, f := range archived {
+		if filepath.Base(f) == "public.products.jsonl" || filepath.Base(f) == "products.jsonl" {
+			products, err = os.ReadFile(f)
+			require.NoError(t, err)
+		}
+	}
+	require.Contains(t, string(products), "Anvil", "archived: %v", archived)
+
+	// A tombstone wins.
+	_, err = w.command("tenant", "restore", id)
+	require.Error(t, err)
+	_, err = w.command("key", "create", id)
+	require.Error(t, err)
+
+	var stats map[string]any
+	command(&stats, "billing", "status")
+	require.Contains(t, stats, "OldestUnsealed")
+	var migrated map[string]any
+	command(&migrated, "migrate")
+	require.Equal(t, true, migrated["migrated"])
+}
