@@ -120,6 +120,8 @@ func TestIsolationCatches(t *testing.T) {
 		{"superuser", `alter role {role} superuser`, []string{"read", "update", "delete", "insert", "move", "copy", "truncate", "no_context", "role"}},
 		{"no check", policies(`alter policy %I on orders with check (true)`), []string{"insert", "move", "role"}},
 		{"no filter", policies(`alter policy %I on orders using (true)`), []string{"read", "delete", "copy", "no_context", "role"}},
+		{"no filter, and a key without tenant_id", strings.ReplaceAll(policies(`alter policy %I on orders using (true)`), "orders", "products"),
+			[]string{"upsert", "read", "role"}},
 		{"no nullif", policies(`alter policy %I on orders using (tenant_id = current_setting('app.current_tenant_id', true)::uuid)`),
 			[]string{"no_context", "role"}},
 		{"a bare delete policy", policies(`drop policy %I on orders`) + `; create policy mine on orders using (` + mine + `); create policy anyone on orders for delete using (true)`,
