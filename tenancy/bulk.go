@@ -29,11 +29,7 @@ func bulkInsert(ctx context.Context, tx pgx.Tx, table pgx.Identifier, columns []
 	if len(columns) == 0 {
 		return 0, errors.New("no columns")
 	}
-	conn := tx.Conn()
-	if conn == nil {
-		return 0, errors.New("the transaction can't begin")
-	}
-	cols, err := bulkColumns(ctx, tx, conn.TypeMap(), table, columns)
+	cols, types, err := bulkColumns(ctx, tx, table, columns)
 	if err != nil {
 		return 0, err
 	}
@@ -41,7 +37,7 @@ func bulkInsert(ctx context.Context, tx pgx.Tx, table pgx.Identifier, columns []
 	values := make([]any, len(cols))
 	var total int64
 	for {
-		n, err := fillColumns(conn.TypeMap(), cols, source)
+		n, err := fillColumns(types, cols, source)
 		if err != nil || n == 0 {
 			return total, err
 		}
@@ -72,11 +68,12 @@ select a.attname, coalesce(nullif(t.typbasetype, 0), t.oid), format_type(coalesc
 from pg_attribute a join pg_type t on t.oid = a.atttypid
 where a.attrelid = to_regclass($1) and a.attnum > 0 and not a.attisdropped and a.attname = any ($2)`
 
-func bulkColumns(ctx context.Context, tx pgx.Tx, types *pgtype.Map, table pgx.Identifier, names []string) ([]bulkColumn, error) {
+func bulkColumns(ctx context.Context, tx pgx.Tx, table pgx.Identifier, names []string) ([]bulkColumn, *pgtype.Map, error) {
 	rows, err := tx.Query(ctx, bulkColumnsSQL, table.Sanitize(), names)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
+	types := rows.TypeMap()
 	found := make(map[string]bulkColumn)
 	_, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (struct{}, error) {
 		var c bulkColumn
@@ -88,17 +85,17 @@ func bulkColumns(ctx context.Context, tx pgx.Tx, types *pgtype.Map, table pgx.Id
 		return struct{}{}, err
 	})
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	cols := make([]bulkColumn, len(names))
 	for i, name := range names {
 		c, ok := found[name]
 		if !ok {
-			return nil, fmt.Errorf("no such table, or no column %q in it", name)
+			return nil, nil, fmt.Errorf("no such table, or no column %q in it", name)
 		}
 		cols[i] = c
 	}
-	return cols, nil
+	return cols, types, nil
 }
 
 func bulkSQL(table pgx.Identifier, cols []bulkColumn) string {
