@@ -283,7 +283,7 @@ func (a *app) applySubscription(ctx context.Context, c billing.Change) error {
 			Tenant: c.Tenant, Plan: s.Plan, Email: c.Email, Customer: c.Customer,
 			PeriodStart: s.PeriodStart, PeriodEnd: s.PeriodEnd,
 		},
-		Seq: c.Seq,
+		Seq: c.Seq, Checkout: c.Checkout,
 	}
 	switch (billing.AccessPolicy{}).Access(*s, time.Now()) {
 	case billing.AccessLimited:
@@ -294,8 +294,8 @@ func (a *app) applySubscription(ctx context.Context, c billing.Change) error {
 		want.Cancel = true
 	}
 	err := a.provisioner.Raise(ctx, want)
-	if errors.Is(err, onboarding.ErrTombstone) {
-		a.logger.WarnContext(ctx, "a deleted tenant was paid for", "tenant", c.Tenant, "customer", c.Customer)
+	if errors.Is(err, onboarding.ErrForbidden) { // trying again can't help: a tombstone wins
+		a.logger.WarnContext(ctx, "what Stripe says of a tenant is refused", "tenant", c.Tenant, "customer", c.Customer, "err", err)
 		return nil
 	}
 	return err

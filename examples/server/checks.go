@@ -26,6 +26,7 @@ func (a *app) buildHealth(context.Context) (err error) {
 			{Name: "usage", Run: a.spool.Check},
 			{Name: "billing_reporter", Run: a.worker.Check},
 			{Name: "webhook_inbox", Run: a.inbox.Check},
+			{Name: "provisioner", Run: a.state.Check},
 		},
 		TenantChecks: []health.TenantCheck{
 			{Name: "serving", Run: a.checkServing},

@@ -17,11 +17,10 @@ import (
 
 // customer is somebody who signed up over HTTP, as anybody does.
 type customer struct {
-	tenant  tenant.ID
-	session string
-	key     string
-	stripe  string // the customer's id at Stripe
-	took    time.Duration
+	tenant tenant.ID
+	key    string
+	stripe string // the customer's id at Stripe
+	took   time.Duration
 }
 
 // signUp walks the whole road: form, checkout page, payment, webhook,
@@ -47,7 +46,7 @@ func signUp(t *testing.T, r *running, plan tenant.Plan) customer {
 		formGet(t, back, &page)
 		return page.Ready
 	})
-	c := customer{tenant: began.Tenant, session: began.Session, took: time.Since(start)}
+	c := customer{tenant: began.Tenant, took: time.Since(start)}
 	require.Empty(t, page.Key, "looking at the page shows no key")
 	require.Equal(t, began.Tenant, page.Tenant)
 
