@@ -25,7 +25,7 @@ type customer struct {
 
 // signUp walks the whole road: form, checkout page, payment, webhook,
 // provisioning, return page, key.
-func signUp(t *testing.T, r *running, plan tenant.Plan) customer {
+func signUp(t testing.TB, r *running, plan tenant.Plan) customer {
 	t.Helper()
 	var began struct {
 		Tenant  tenant.ID `json:"tenant"`
@@ -61,7 +61,7 @@ func signUp(t *testing.T, r *running, plan tenant.Plan) customer {
 	return c
 }
 
-func formGet(t *testing.T, address string, out any) {
+func formGet(t testing.TB, address string, out any) {
 	t.Helper()
 	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, address, nil)
 	require.NoError(t, err)

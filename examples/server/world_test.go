@@ -31,11 +31,14 @@ import (
 const asServer = "MCPSAAS_TEST_AS_SERVER"
 
 func TestMain(m *testing.M) {
-	if os.Getenv(asServer) != "" {
+	switch os.Getenv(asServer) {
+	case "":
+		os.Exit(m.Run())
+	case bareServer:
+		serveBare()
+	default:
 		main()
-		os.Exit(0)
 	}
-	os.Exit(m.Run())
 }
 
 // unitsMeter is the meter's event name at Stripe.
@@ -44,7 +47,7 @@ const unitsMeter = "mcpsaas_units"
 // world is all that a server needs, outliving the server: a database, a Redis
 // and a Stripe of the test's own.
 type world struct {
-	t      *testing.T
+	t      testing.TB
 	db     *pgxpool.Pool // the owner's, which the policies bind too
 	super  string        // URL of the superuser, whom they don't
 	redis  *devtest.RedisServer
@@ -52,7 +55,7 @@ type world struct {
 	env    map[string]string
 }
 
-func newWorld(t *testing.T) *world {
+func newWorld(t testing.TB) *world {
 	t.Helper()
 	db := devtest.DB(t, devtest.Template{Name: "empty"})
 	w := &world{t: t, db: db.Pool(t), super: db.Superuser, redis: devtest.DurableRedis(t), stripe: stripetest.NewServer(nil)}
@@ -79,7 +82,7 @@ func (w *world) superPool(t *testing.T) *pgxpool.Pool {
 
 // freeAddr returns an address that was free a moment ago: a server that is
 // killed and started again must come back where Stripe calls it.
-func freeAddr(t *testing.T) string {
+func freeAddr(t testing.TB) string {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
@@ -337,13 +340,13 @@ func getHealth(t *testing.T, r *running) (int, string) {
 }
 
 // eventually waits for a condition, with a bound that no machine needs.
-func eventually(t *testing.T, what string, condition func() bool) {
+func eventually(t testing.TB, what string, condition func() bool) {
 	t.Helper()
 	require.Eventually(t, condition, 90*time.Second, 20*time.Millisecond, what)
 }
 
 // formPost posts a form, asks for JSON and follows no redirect.
-func formPost(t *testing.T, address string, form url.Values, out any) *http.Response {
+func formPost(t testing.TB, address string, form url.Values, out any) *http.Response {
 	t.Helper()
 	req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, address, strings.NewReader(form.Encode()))
 	require.NoError(t, err)
