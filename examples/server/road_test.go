@@ -19,7 +19,6 @@ import (
 type customer struct {
 	tenant tenant.ID
 	key    string
-	stripe string // the customer's id at Stripe
 	took   time.Duration
 }
 

@@ -309,8 +309,9 @@ func TestStoreFails(t *testing.T) {
 	t.Parallel()
 	clock := meteringtest.NewClock()
 	s, store := open(t, t.TempDir(), &usage.SpoolOptions{Now: clock.Now}), &meteringtest.Store{}
-	store.Fail(errors.New("database is away"))
 	run(t, s, store)
+	flush(t, s) // Run has begun
+	store.Fail(errors.New("database is away"))
 	events := record(t, s, 50)
 	require.NoError(t, s.Check(t.Context()))
 
