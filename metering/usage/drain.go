@@ -195,7 +195,12 @@ func (s *Spool) drainSegment(ctx context.Context, store Store, seg *segment, siz
 	defer f.Close()
 	r := &recordReader{r: f, offset: seg.read, size: size}
 	for r.offset < size {
-		batch := make([]Event, 0, s.o.BatchEvents)
+		s.mu.Lock()
+		waiting := seg.events
+		s.mu.Unlock()
+		// Most drains find few events: a full batch's memory would be most of
+		// what a call allocates here.
+		batch := make([]Event, 0, min(s.o.BatchEvents, int(waiting)))
 		for len(batch) < s.o.BatchEvents {
 			payload, err := r.next()
 			if errors.Is(err, io.EOF) {
