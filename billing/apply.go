@@ -11,8 +11,9 @@ import (
 	"github.com/mcpsaas/mcpsaas/tenancy/tenant"
 )
 
-// Run applies notices as they come. It returns nil when ctx is cancelled, after
-// the work under way has ended. Failures are logged and outlived.
+// Run applies notices as they come. It returns nil when ctx is cancelled. Work
+// under way is cancelled with it, and put back for whoever runs next. Failures
+// are logged and outlived.
 func (w *InboxWorker) Run(ctx context.Context) error {
 	var wg sync.WaitGroup
 	for range w.opts.Concurrency {
@@ -57,7 +58,7 @@ func (w *InboxWorker) next(ctx context.Context) (worked bool, err error) {
 	if err := ctx.Err(); err != nil {
 		return false, err
 	}
-	claim, err := w.store.NextNotice(ctx, w.opts.Now(), w.opts.Lease)
+	claim, err := w.claim(ctx)
 	if err != nil {
 		return false, fmt.Errorf("billing: claim notice: %w", err)
 	}
@@ -66,20 +67,21 @@ func (w *InboxWorker) next(ctx context.Context) (worked bool, err error) {
 	}
 	// One signal may stand for many notices: whoever finds one wakes another.
 	w.signal()
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), w.opts.Timeout)
-	defer cancel()
 	change, err := w.apply(ctx, *claim)
-	v := w.judge(claim, change, err)
+	v := w.judge(ctx, claim, change, err)
 	log := w.opts.Logger.With("event", claim.ID, "type", claim.Type, "tenant", v.Tenant)
 	switch v.State {
 	case NoticeNew:
+		if v.Interrupted {
+			break
+		}
 		log.Warn("billing notice to be tried again", "attempt", claim.Attempt, "err", err)
 	case NoticeDead:
 		log.Error("billing notice given up", "attempt", claim.Attempt, "err", err)
 	}
 	// What the work used up of its time must not keep its end from being
 	// recorded.
-	ctx, cancel = context.WithTimeout(context.WithoutCancel(ctx), w.opts.Timeout)
+	ctx, cancel := outlive(ctx, w.opts.Timeout, writeGrace)
 	defer cancel()
 	if err := w.store.FinishNotice(ctx, *claim, w.opts.Now(), v); err != nil && !errors.Is(err, ErrFenced) {
 		return true, fmt.Errorf("billing: finish notice %s: %w", claim.ID, err)
@@ -87,7 +89,17 @@ func (w *InboxWorker) next(ctx context.Context) (worked bool, err error) {
 	return true, nil
 }
 
+// claim takes the next notice. It is not cut short when the process is told to
+// stop: a claim that nobody knows of would last until its lease ends.
+func (w *InboxWorker) claim(ctx context.Context) (*NoticeClaim, error) {
+	ctx, cancel := outlive(ctx, w.opts.Timeout, writeGrace)
+	defer cancel()
+	return w.store.NextNotice(ctx, w.opts.Now(), w.opts.Lease)
+}
+
 func (w *InboxWorker) apply(ctx context.Context, claim NoticeClaim) (c Change, err error) {
+	ctx, cancel := context.WithTimeout(ctx, w.opts.Timeout)
+	defer cancel()
 	// Source and Subscriber are the application's code.
 	defer func() {
 		if p := recover(); p != nil {
@@ -130,14 +142,23 @@ func onlyOperator(err error) bool {
 	return ok && u.Unsealed+u.Open == 0
 }
 
-func (w *InboxWorker) judge(claim *NoticeClaim, c Change, err error) NoticeVerdict {
+// judge says what becomes of the notice. ctx is that of the process: what it
+// interrupted is idempotent, and not to blame.
+func (w *InboxWorker) judge(ctx context.Context, claim *NoticeClaim, c Change, err error) NoticeVerdict {
 	v := NoticeVerdict{Tenant: c.Tenant}
+	tries := w.opts.MaxAttempts
+	permanent, ok := errors.AsType[*PermanentError](err)
+	if ok {
+		tries = min(tries, max(permanent.Tries, 1))
+	}
 	switch {
 	case err == nil && c.Tenant.IsZero():
 		v.State = NoticeIgnored
 	case err == nil:
 		v.State = NoticeApplied
-	case claim.Tries >= w.opts.MaxAttempts:
+	case ctx.Err() != nil && !ok:
+		v.State, v.Reason, v.NextAt, v.Interrupted = NoticeNew, "interrupted", w.opts.Now(), true
+	case claim.Tries >= tries:
 		v.State, v.Reason = NoticeDead, err.Error()
 	default:
 		wait := min(30*time.Minute, time.Second<<min(claim.Tries-1, 20))

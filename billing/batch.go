@@ -29,6 +29,10 @@ type Batch struct {
 	Epoch    int       // part of the idempotency key
 	EpochAt  time.Time // when this epoch's key was first used; zero: not yet
 
+	// WindowSent is when another batch of the same Caps.VerifyWindow, confirmed
+	// or in doubt, was last sent; zero: there is none.
+	WindowSent time.Time
+
 	// Refused is set when the provider refused a repeated delivery for good
 	// while an earlier one may have been applied: it must be looked up, not
 	// sent.

@@ -16,7 +16,8 @@ const keyLife = 23 * time.Hour
 //   - what was never sent is sent, while the provider still takes its period;
 //   - what was sent may be sent again while the provider is sure to recognise
 //     the repetition;
-//   - else the provider's totals decide, once they must show the last send;
+//   - else the provider's totals decide, once they must show the last send of
+//     whatever is in them;
 //   - what comes too late is parked, because a provider may accept it and
 //     never bill it.
 func decide(b Batch, caps Caps, now time.Time) Decision {
@@ -34,7 +35,11 @@ func decide(b Batch, caps Caps, now time.Time) Decision {
 	case !b.Refused && taken && (caps.Overwrite || now.Sub(b.FirstSent) < caps.DedupeWindow):
 		return send
 	}
-	if shows := b.LastSent.Add(caps.VerifyLag); now.Before(shows) {
+	last := b.LastSent
+	if b.WindowSent.After(last) {
+		last = b.WindowSent
+	}
+	if shows := last.Add(caps.VerifyLag); now.Before(shows) {
 		return Decision{Step: StepHold, Until: shows}
 	}
 	return Decision{Step: StepVerify}
@@ -81,6 +86,10 @@ func judgePresence(b Batch, p Presence, now time.Time) Verdict {
 		v.State, v.Clean, v.Reason = StateRejected, true, "refused by the provider, and not in its totals"
 	case p == Absent:
 		v.State, v.Clean, v.NewEpoch = StateSealed, true, true
+	case p == Ambiguous && b.WindowUnproved:
+		// Whatever could be settled by repetition was settled before (see
+		// Ledger.Claim), so waiting would not help.
+		v.State, v.Reason = StateParked, "the provider's totals can't tell it from another batch of the same window that is in doubt"
 	case p == Unsupported:
 		v.State, v.Reason = StateParked, "may have been applied, and the provider can't tell"
 	default:

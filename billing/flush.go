@@ -50,7 +50,7 @@ func (w *Worker) Flush(ctx context.Context, id tenant.ID) error {
 		if err := w.flushOnce(ctx, id); err != nil {
 			last = err
 		}
-		stats, err := w.ledger.Stats(context.WithoutCancel(ctx), id)
+		stats, err := w.left(ctx, id)
 		if err != nil {
 			return fmt.Errorf("billing: flush tenant %s: %w", id, err)
 		}
@@ -69,6 +69,13 @@ func (w *Worker) Flush(ctx context.Context, id tenant.ID) error {
 			return unsettled
 		}
 	}
+}
+
+// left counts what is not reported, also when ctx has just ended.
+func (w *Worker) left(ctx context.Context, id tenant.ID) (Stats, error) {
+	ctx, cancel := outlive(ctx, w.opts.CallTimeout, writeGrace)
+	defer cancel()
+	return w.ledger.Stats(ctx, id)
 }
 
 func (w *Worker) flushOnce(ctx context.Context, id tenant.ID) error {

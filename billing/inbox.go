@@ -23,16 +23,16 @@ type InboxOptions struct {
 	// on at once. Defaults to 500 milliseconds.
 	Poll time.Duration
 
-	// Timeout bounds the work on one notice, and with it how long Run takes to
-	// stop; Lease must exceed it. They default to 30 seconds and 1 minute.
+	// Timeout bounds the work on one notice; Lease must exceed it. They
+	// default to 30 seconds and 1 minute.
 	Timeout, Lease time.Duration
 
 	// Concurrency is how many customers are worked on at once. Defaults to 4.
 	Concurrency int
 
-	// MaxAttempts is after how many failures a notice is dead. The waits
-	// between them double from 1 second up to 30 minutes. Defaults to 16,
-	// about 3 hours.
+	// MaxAttempts is after how many failures a notice is dead; fewer for a
+	// [PermanentError]. The waits between them double from 1 second up to 30
+	// minutes. Defaults to 16, about 3 hours.
 	MaxAttempts int
 
 	// StallAfter is how long a notice may wait before Check fails. Defaults to

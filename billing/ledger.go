@@ -32,10 +32,13 @@ type Ledger interface {
 	Open(ctx context.Context, id tenant.ID, soon time.Time) ([]OpenTarget, error)
 
 	// Claim takes the first open batch of the target under a lease, after
-	// decide has said what for. It returns nil when there is none, when it is
-	// claimed by another, or not due yet. A decision to hold or to park is
-	// carried out and returned, and needs no Settle.
-	Claim(ctx context.Context, target int64, now time.Time, lease time.Duration, decide func(Batch) Decision) (*Claim, error)
+	// decide has said what for. First is what was sent and is in doubt, the
+	// latest before the others, then the rest in order of their slots: so
+	// nothing is sent while the fate of another batch is open. It returns nil
+	// when there is none, when it is claimed by another, or not due yet. A
+	// decision to hold or to park is carried out and returned, and needs no
+	// Settle.
+	Claim(ctx context.Context, target int64, now time.Time, lease time.Duration, caps Caps, decide func(Batch) Decision) (*Claim, error)
 
 	// Settle records what became of a claim. It returns [ErrFenced], and
 	// changes nothing, when the claim is not the latest.

@@ -16,7 +16,7 @@ const (
 	NoticeWorking NoticeState = "working" // claimed; after its lease, as good as new
 	NoticeApplied NoticeState = "applied" // the tenant is as the provider said
 	NoticeIgnored NoticeState = "ignored" // concerns no tenant
-	NoticeDead    NoticeState = "dead"    // failed too often: for an operator, with the reason
+	NoticeDead    NoticeState = "dead"    // failed too often, or for good: for an operator, with the reason
 )
 
 // NoticeClaim is a notice that the caller alone works on until its lease ends;
@@ -33,7 +33,10 @@ type NoticeVerdict struct {
 	State  NoticeState
 	Tenant tenant.ID // whom it concerned; zero: nobody, or not known yet
 	NextAt time.Time // with NoticeNew
-	Reason string
+	// Interrupted is set when the work was cut short by the end of its own
+	// process: it doesn't count as a try.
+	Interrupted bool
+	Reason      string
 }
 
 // NoticeStore is the durable side of the inbox; package pgledger keeps it in

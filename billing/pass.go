@@ -86,9 +86,7 @@ func (w *Worker) drain(ctx context.Context, t OpenTarget) (next time.Time, err e
 		if err := w.bucket(t.Target).wait(ctx, caps.MaxPerSecond); err != nil {
 			return time.Time{}, err
 		}
-		claim, err := w.ledger.Claim(ctx, t.ID, w.opts.Now(), w.opts.Lease, func(b Batch) Decision {
-			return decide(b, caps, w.opts.Now())
-		})
+		claim, err := w.claim(ctx, t.ID, caps)
 		if err != nil {
 			return time.Time{}, fmt.Errorf("billing: claim batch of tenant %s: %w", t.Target.Tenant, err)
 		}
@@ -123,11 +121,21 @@ func (w *Worker) drain(ctx context.Context, t OpenTarget) (next time.Time, err e
 	}
 }
 
-// carry makes the call that the claim is for. A call under way is not
-// cancelled when the process is told to stop: an answer that arrives saves an
+// claim takes the target's next batch. It is not cut short when the process is
+// told to stop: a claim that nobody knows of would last until its lease ends.
+func (w *Worker) claim(ctx context.Context, target int64, caps Caps) (*Claim, error) {
+	ctx, cancel := outlive(ctx, w.opts.CallTimeout, writeGrace)
+	defer cancel()
+	return w.ledger.Claim(ctx, target, w.opts.Now(), w.opts.Lease, caps, func(b Batch) Decision {
+		return decide(b, caps, w.opts.Now())
+	})
+}
+
+// carry makes the call that the claim is for. A call under way is given a
+// moment when the process is told to stop: an answer that arrives saves an
 // unknown.
 func (w *Worker) carry(ctx context.Context, c *Claim) (v Verdict) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), w.opts.CallTimeout)
+	ctx, cancel := outlive(ctx, w.opts.CallTimeout, callGrace)
 	defer cancel()
 	// The reporter is the application's code. Whatever its panic interrupted
 	// may have reached the provider.
@@ -156,7 +164,7 @@ func (w *Worker) settle(ctx context.Context, c *Claim, v Verdict) error {
 	if v.Unauthorized {
 		w.pause()
 	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), w.opts.CallTimeout)
+	ctx, cancel := outlive(ctx, w.opts.CallTimeout, writeGrace)
 	defer cancel()
 	switch err := w.ledger.Settle(ctx, *c, w.opts.Now(), v); {
 	case errors.Is(err, ErrFenced):

@@ -35,6 +35,7 @@ type Delivery struct {
 	Quantity int64
 
 	// Slot is the batch's own timestamp: no other batch of the target has it.
+	// Several may lie in one Caps.VerifyWindow.
 	Slot                   time.Time
 	PeriodStart, PeriodEnd time.Time
 
@@ -45,10 +46,14 @@ type Delivery struct {
 	// FirstSent and LastSent are zero before the first attempt.
 	FirstSent, LastSent time.Time
 
-	// PeriodConfirmed is the sum of this target's confirmed batches of the
-	// same period, without this one: what a total that the provider reports
-	// is compared with.
-	PeriodConfirmed int64
+	// WindowConfirmed is the sum of this target's other batches in the same
+	// Caps.VerifyWindow that are confirmed: what a total that the provider
+	// reports is compared with.
+	WindowConfirmed int64
+	// WindowUnproved is set when some other batch of the window may or may
+	// not have been applied. Then a total that exceeds WindowConfirmed proves
+	// nothing; one that equals it still proves that nothing else was applied.
+	WindowUnproved bool
 }
 
 // Result says what a provider did with a delivery.
@@ -98,14 +103,18 @@ type Caps struct {
 	DedupeWindow time.Duration
 	// VerifyLag is how long after a send the totals may not yet show it.
 	VerifyLag time.Duration
-	// SlotGranularity is the resolution of Slot, in which each batch needs one
-	// of its own.
+	// SlotGranularity is the resolution of the provider's timestamps, in which
+	// each batch needs a Slot of its own.
 	SlotGranularity time.Duration
-	MaxAge          time.Duration // oldest Slot that is taken; zero: the period's start
-	MaxFuture       time.Duration // how far ahead of now a Slot may lie
-	LateGrace       time.Duration // how long after the period's end its usage is still taken
-	MaxPerSecond    float64       // requests a second, over all targets
-	MaxQuantity     int64         // largest quantity of one delivery; zero: no limit
+	// VerifyWindow is the span whose total the provider can tell: Slot rounded
+	// down to a multiple of it ([time.Time.Truncate]) and what follows. Zero:
+	// the whole billing period.
+	VerifyWindow time.Duration
+	MaxAge       time.Duration // oldest Slot that is taken; zero: the period's start
+	MaxFuture    time.Duration // how far ahead of now a Slot may lie
+	LateGrace    time.Duration // how long after the period's end its usage is still taken
+	MaxPerSecond float64       // requests a second, over all targets
+	MaxQuantity  int64         // largest quantity of one delivery; zero: no limit
 }
 
 // Reporter sends usage to a provider. Implementations are safe for concurrent
@@ -116,7 +125,9 @@ type Reporter interface {
 	// (a cancelled context, a target of another provider); the receipt's
 	// Result is then Unknown.
 	Report(ctx context.Context, d Delivery) (Receipt, error)
-	// Verify reads the provider's totals back and says whether d is in them.
+	// Verify reads the total of d's window back and says whether d is in it:
+	// Absent when it is d.WindowConfirmed, Present when it is that and
+	// d.Quantity, and nothing else is in doubt (d.WindowUnproved).
 	Verify(ctx context.Context, d Delivery) (Presence, error)
 	// Caps returns the rules for t, without any I/O.
 	Caps(t Target) Caps

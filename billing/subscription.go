@@ -68,7 +68,25 @@ type Change struct {
 	Seq int64
 }
 
-// Source fetches the truth behind a notice.
+// PermanentError says that repeating is not expected to mend Err. An
+// [InboxWorker] gives a notice up when its [Source], or [Subscriber], returns
+// one.
+type PermanentError struct {
+	Err error
+	// Tries is after how many attempts it is to be believed; zero means at the
+	// first. For what may only look permanent: an object not found because its
+	// message has overtaken it.
+	Tries int
+}
+
+// Error returns the text of e.Err.
+func (e *PermanentError) Error() string { return e.Err.Error() }
+
+// Unwrap returns e.Err.
+func (e *PermanentError) Unwrap() error { return e.Err }
+
+// Source fetches the truth behind a notice. An error that is no
+// [PermanentError] is worth another try.
 type Source interface {
 	Fetch(ctx context.Context, n Notice) (Change, error)
 }

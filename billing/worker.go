@@ -11,17 +11,17 @@ import (
 
 // WorkerOptions adjusts a [Worker]. The zero value is ready for production.
 type WorkerOptions struct {
-	// Interval is how often usage is sealed and sent. Each target gets at most
-	// one batch per interval, and its slots (Caps.SlotGranularity) must suffice
-	// for that. Defaults to 5 minutes.
+	// Interval is how often usage is sealed and sent. Each worker makes at most
+	// one batch for a target per interval; should slots run out
+	// (Caps.SlotGranularity), usage waits and goes with a later batch. Defaults
+	// to 5 minutes.
 	Interval time.Duration
 
 	// Lease is how long a worker may keep a batch to itself; after that
 	// another takes over. It must exceed CallTimeout. Defaults to 2 minutes.
 	Lease time.Duration
 
-	// CallTimeout bounds one call of the provider, and with it how long Run
-	// takes to stop. Defaults to 10 seconds.
+	// CallTimeout bounds one call of the provider. Defaults to 10 seconds.
 	CallTimeout time.Duration
 
 	// Concurrency is how many targets are worked on at once. Defaults to 16.
@@ -136,9 +136,10 @@ func NewWorker(ledger Ledger, reporter Reporter, opts *WorkerOptions) (*Worker, 
 
 // Run reports usage every interval, retries in between what is due, and makes
 // an extra pass before a billing period ends. It returns nil when ctx is
-// cancelled, after the calls under way have ended; what it could not finish
-// stays in the ledger. Failures of the ledger and the provider are logged and
-// outlived.
+// cancelled: calls under way are left 3 seconds to be answered, after which
+// their outcome is recorded as unknown, to be settled by whoever runs next.
+// What it could not finish stays in the ledger. Failures of the ledger and the
+// provider are logged and outlived.
 func (w *Worker) Run(ctx context.Context) error {
 	seal := w.opts.Now() // when to seal next
 	for ctx.Err() == nil {

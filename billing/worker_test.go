@@ -142,7 +142,7 @@ func (l *oneClaim) Open(context.Context, tenant.ID, time.Time) ([]billing.OpenTa
 	return []billing.OpenTarget{{ID: 1}}, nil
 }
 
-func (l *oneClaim) Claim(_ context.Context, _ int64, now time.Time, _ time.Duration, decide func(billing.Batch) billing.Decision) (*billing.Claim, error) {
+func (l *oneClaim) Claim(_ context.Context, _ int64, now time.Time, _ time.Duration, _ billing.Caps, decide func(billing.Batch) billing.Decision) (*billing.Claim, error) {
 	b := billing.Batch{Attempt: 1, Delivery: billing.Delivery{Slot: now, PeriodEnd: now.Add(time.Hour)}}
 	return &billing.Claim{Batch: b, Decision: decide(b)}, nil
 }

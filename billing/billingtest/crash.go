@@ -100,9 +100,9 @@ func (m mortalLedger) Seal(ctx context.Context, id tenant.ID, now time.Time, cap
 	return around(m.process, BeforeSeal, AfterSeal, func() (int, error) { return m.Ledger.Seal(ctx, id, now, caps) })
 }
 
-func (m mortalLedger) Claim(ctx context.Context, target int64, now time.Time, lease time.Duration, decide func(billing.Batch) billing.Decision) (*billing.Claim, error) {
+func (m mortalLedger) Claim(ctx context.Context, target int64, now time.Time, lease time.Duration, caps billing.Caps, decide func(billing.Batch) billing.Decision) (*billing.Claim, error) {
 	return around(m.process, BeforeClaim, AfterClaim, func() (*billing.Claim, error) {
-		return m.Ledger.Claim(ctx, target, now, lease, decide)
+		return m.Ledger.Claim(ctx, target, now, lease, caps, decide)
 	})
 }
 

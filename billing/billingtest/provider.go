@@ -10,12 +10,13 @@ import (
 )
 
 // Memory of the provider, as Stripe documents it: for idempotency keys, for
-// the identifiers of meter events, how late its totals are, and how old and
-// how far ahead a meter event may be.
+// the identifiers of meter events, how late its totals are and by what they are
+// rounded, and how old and how far ahead a meter event may be.
 const (
 	keyMemory        = 24 * time.Hour
 	identifierMemory = 24 * time.Hour
 	summaryLag       = 10 * time.Minute
+	summaryWindow    = time.Minute
 	maxAge           = 35 * 24 * time.Hour
 	maxFuture        = 5 * time.Minute
 )
@@ -92,7 +93,7 @@ func (p *Provider) Caps(billing.Target) billing.Caps {
 	}
 	return billing.Caps{
 		DedupeWindow: identifierMemory - time.Hour, VerifyLag: summaryLag + 5*time.Minute,
-		SlotGranularity: time.Minute, MaxAge: maxAge, MaxFuture: maxFuture, LateGrace: time.Hour,
+		SlotGranularity: time.Second, VerifyWindow: summaryWindow, MaxAge: maxAge, MaxFuture: maxFuture, LateGrace: time.Hour,
 	}
 }
 
@@ -193,9 +194,10 @@ func (p *Provider) Verify(ctx context.Context, d billing.Delivery) (billing.Pres
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	from, to, others := d.Slot, d.Slot.Add(time.Minute), int64(0)
-	if p.mode == billing.ModeUsageRecord {
-		from, to, others = d.PeriodStart, d.PeriodEnd, d.PeriodConfirmed
+	from, to := d.PeriodStart, d.PeriodEnd
+	if p.mode == billing.ModeMeter {
+		from = d.Slot.Truncate(summaryWindow)
+		to = from.Add(summaryWindow)
 	}
 	var total int64
 	for _, e := range p.entries {
@@ -203,11 +205,11 @@ func (p *Provider) Verify(ctx context.Context, d billing.Delivery) (billing.Pres
 			total += e.quantity
 		}
 	}
-	switch total - others {
-	case d.Quantity:
-		return billing.Present, nil
-	case 0:
+	switch more := total - d.WindowConfirmed; {
+	case more == 0:
 		return billing.Absent, nil
+	case more == d.Quantity && !d.WindowUnproved:
+		return billing.Present, nil
 	default:
 		return billing.Ambiguous, nil
 	}

@@ -20,8 +20,13 @@ from (select distinct target_id from mcpsaas.usage_batches
 join mcpsaas.billing_targets t on t.id = o.target_id
 join lateral (
 	select state, lease_until, next_at, period_end, sealed_at from mcpsaas.usage_batches b
-	where b.target_id = o.target_id and b.state in ('sealed', 'sending', 'verifying', 'unknown')
-	order by b.slot limit 1) as b on true
+	where b.id = coalesce(
+		(select d.id from mcpsaas.usage_batches d
+			where d.target_id = o.target_id and d.state in ('sending', 'verifying', 'unknown')
+			order by d.first_sent_at desc limit 1),
+		(select s.id from mcpsaas.usage_batches s
+			where s.target_id = o.target_id and s.state = 'sealed'
+			order by s.slot limit 1))) as b on true
 order by case when b.period_end < $2 then b.period_end end nulls last, b.sealed_at, t.id`
 
 // Open implements [billing.Ledger].
@@ -48,17 +53,37 @@ const (
 select tenant_id, provider, mode, customer, meter, meter_id, item
 from mcpsaas.billing_targets where id = $1 for no key update skip locked`
 
+	// What was sent and is in doubt comes first, else what was sent since
+	// might be taken for it in the provider's totals. The state is looked at
+	// twice: the second look sees what another claim's settling has made of
+	// the row that this one waited for.
 	claimHeadSQL = `
 select id::text, state, attempt, epoch, epoch_at, refused, quantity, slot, period_start, period_end,
 	first_sent_at, last_sent_at,
 	state in ('sending', 'verifying') and lease_until > $2 or state in ('sealed', 'unknown') and next_at > $2
 from mcpsaas.usage_batches
-where target_id = $1 and state in ('sealed', 'sending', 'verifying', 'unknown')
-order by slot limit 1 for update`
+where id = coalesce(
+		(select d.id from mcpsaas.usage_batches d
+			where d.target_id = $1 and d.state in ('sending', 'verifying', 'unknown')
+			order by d.first_sent_at desc limit 1),
+		(select s.id from mcpsaas.usage_batches s
+			where s.target_id = $1 and s.state = 'sealed'
+			order by s.slot limit 1))
+	and state in ('sealed', 'sending', 'verifying', 'unknown')
+for update`
 
-	periodConfirmedSQL = `
-select coalesce(sum(quantity), 0)::bigint from mcpsaas.usage_batches
-where target_id = $1 and period_start = $2 and state = 'confirmed' and id <> $3`
+	// What else the provider's total of the same window may hold. A batch that
+	// has first_sent_at was not proved absent; a voided one was taken back.
+	windowSQL = `
+select coalesce(sum(quantity) filter (where state = 'confirmed'), 0)::bigint,
+	coalesce(bool_or(state <> 'confirmed'), false), max(last_sent_at)
+from mcpsaas.usage_batches
+where target_id = $1 and id <> $2 and first_sent_at is not null and state <> 'voided' and `
+
+	// A window goes by slots alone: the first and last of a billing period may
+	// reach into its neighbours.
+	slotWindowSQL   = windowSQL + `slot >= $3 and slot < $4`
+	periodWindowSQL = windowSQL + `period_start = $3`
 
 	claimSQL = `
 update mcpsaas.usage_batches set state = $2, attempt = $3, lease_until = $4, epoch = $5, epoch_at = $6,
@@ -71,7 +96,7 @@ where id = $1`
 )
 
 // Claim implements [billing.Ledger].
-func (l *Ledger) Claim(ctx context.Context, target int64, now time.Time, lease time.Duration, decide func(billing.Batch) billing.Decision) (*billing.Claim, error) {
+func (l *Ledger) Claim(ctx context.Context, target int64, now time.Time, lease time.Duration, caps billing.Caps, decide func(billing.Batch) billing.Decision) (*billing.Claim, error) {
 	var claim *billing.Claim
 	err := pgx.BeginFunc(ctx, l.pool, func(tx pgx.Tx) error {
 		b := billing.Batch{TargetID: target}
@@ -96,7 +121,7 @@ func (l *Ledger) Claim(ctx context.Context, target int64, now time.Time, lease t
 		}
 		// Only a batch that was sent before is ever compared with a total.
 		if !b.FirstSent.IsZero() {
-			if err := tx.QueryRow(ctx, periodConfirmedSQL, target, b.PeriodStart, b.ID).Scan(&b.PeriodConfirmed); err != nil {
+			if err := lookAround(ctx, tx, &b, caps.VerifyWindow); err != nil {
 				return err
 			}
 		}
@@ -111,6 +136,16 @@ func (l *Ledger) Claim(ctx context.Context, target int64, now time.Time, lease t
 		return nil, fmt.Errorf("pgledger: claim batch: %w", err)
 	}
 	return claim, nil
+}
+
+// lookAround fills in what there is of other batches in b's window.
+func lookAround(ctx context.Context, tx pgx.Tx, b *billing.Batch, window time.Duration) error {
+	sql, args := periodWindowSQL, []any{b.TargetID, b.ID, b.PeriodStart}
+	if window > 0 {
+		from := b.Slot.Truncate(window)
+		sql, args = slotWindowSQL, []any{b.TargetID, b.ID, from, from.Add(window)}
+	}
+	return tx.QueryRow(ctx, sql, args...).Scan(&b.WindowConfirmed, &b.WindowUnproved, timeOrZero{&b.WindowSent})
 }
 
 // take carries out the decision on a locked batch. What is about to be sent is

@@ -79,12 +79,13 @@ const uniqueViolation = "23505"
 
 const finishNoticeSQL = `
 update mcpsaas.billing_notices set state = $3, lease_until = null, reason = $4, tenant_id = $5,
+	tries = tries - case when $8 then 1 else 0 end,
 	next_at = coalesce($6, next_at), finished_at = case when $3 = 'new' then null else $7::timestamptz end
 where id = $1 and attempt = $2 and state = 'working'`
 
 // FinishNotice implements [billing.NoticeStore].
 func (l *Ledger) FinishNotice(ctx context.Context, c billing.NoticeClaim, now time.Time, v billing.NoticeVerdict) error {
-	tag, err := l.pool.Exec(ctx, finishNoticeSQL, c.ID, c.Attempt, v.State, clean(v.Reason), v.Tenant, timeOrNull(v.NextAt), now)
+	tag, err := l.pool.Exec(ctx, finishNoticeSQL, c.ID, c.Attempt, v.State, clean(v.Reason), v.Tenant, timeOrNull(v.NextAt), now, v.Interrupted)
 	if err == nil && tag.RowsAffected() == 0 {
 		err = billing.ErrFenced
 	}

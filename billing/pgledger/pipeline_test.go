@@ -123,7 +123,7 @@ func TestFence(t *testing.T) {
 	open, err := b.Open(t.Context(), id, b.clock.Now())
 	require.NoError(t, err)
 	require.Len(t, open, 1)
-	claim, err := b.Claim(t.Context(), open[0].ID, b.clock.Now(), time.Minute, func(billing.Batch) billing.Decision {
+	claim, err := b.Claim(t.Context(), open[0].ID, b.clock.Now(), time.Minute, meterCaps(billing.Target{}), func(billing.Batch) billing.Decision {
 		t.Error("a claimed batch was offered")
 		return billing.Decision{}
 	})

@@ -237,23 +237,13 @@ const takenSQL = `select slot from mcpsaas.usage_batches where target_id = $1 an
 // slot returns a free slot for a batch of p whose last event occurred at
 // latest: that time, else the nearest free one after it that is not in the
 // future, else the nearest before it, else the nearest in the future that the
-// provider takes. Slots lie strictly within the period: at its very start a
-// provider may count usage to the one before.
+// provider takes.
 func (s sealer) slot(ctx context.Context, p period, latest time.Time) (time.Time, error) {
 	caps := s.caps(p.target)
 	step := max(caps.SlotGranularity, time.Millisecond)
-	lowest := ceil(p.start.Add(time.Second), step)
-	highest := s.now.Add(caps.MaxFuture).Truncate(step)
-	if !highest.Before(p.until) {
-		highest = p.until.Add(-1).Truncate(step)
-	}
-	if highest.Before(lowest) {
-		// Either the first slot is still to come, or the subscription ended
-		// before it: then the first one of the period has to do.
-		if !lowest.Before(p.end) || lowest.After(s.now.Add(caps.MaxFuture)) {
-			return time.Time{}, errNoSlot
-		}
-		highest = lowest
+	lowest, highest, ok := slots(p, caps, step, s.now.Add(caps.MaxFuture))
+	if !ok {
+		return time.Time{}, errNoSlot
 	}
 	want := clamp(latest.Truncate(step), lowest, highest)
 	present := clamp(s.now.Truncate(step), want, highest)
@@ -272,12 +262,45 @@ func (s sealer) slot(ctx context.Context, p period, latest time.Time) (time.Time
 	return time.Time{}, errNoSlot
 }
 
+// slots returns the first and the last slot that a batch of p may have, none of
+// them after ahead.
+//
+// They lie strictly within the period: at its very start a provider may count
+// usage to the one before. A provider that adds up by windows may also round a
+// period's bounds to them, down or up, so the windows that the bounds fall into
+// are left out where the period has others.
+func slots(p period, caps billing.Caps, step time.Duration, ahead time.Time) (lowest, highest time.Time, ok bool) {
+	start := p.start.Add(time.Second)
+	for _, limit := range []struct{ lowest, end time.Time }{
+		{ceil(ceil(start, max(caps.VerifyWindow, step)), step), p.until.Truncate(max(caps.VerifyWindow, 1))},
+		{ceil(start, step), p.until},
+		// The subscription ended before its first slot.
+		{ceil(start, step), p.end},
+	} {
+		lowest, highest = limit.lowest, ahead.Truncate(step)
+		if !highest.Before(limit.end) {
+			highest = limit.end.Add(-1).Truncate(step)
+		}
+		if !highest.Before(lowest) {
+			return lowest, highest, true
+		}
+		if lowest.Before(limit.end) {
+			return lowest, highest, false // still to come
+		}
+	}
+	return lowest, highest, false
+}
+
 // scan returns the first free slot from one time to another in steps that may
-// be negative, or zero.
+// be negative, or zero. It gives up after a few thousand that are all taken:
+// whoever seals that often can do so later, with more usage in each batch.
 func (s sealer) scan(ctx context.Context, target int64, from, to time.Time, step time.Duration) (time.Time, error) {
-	const page = 1000
+	const page, pages = 1000, 4
 	past := func(t time.Time) bool { return step > 0 && t.After(to) || step < 0 && t.Before(to) }
-	for !past(from) {
+	for range pages {
+		if past(from) {
+			break
+		}
 		end := from.Add((page - 1) * step)
 		low, high := from, end
 		if step < 0 {

@@ -54,25 +54,31 @@ const (
 	maxQuantity   = 999_999_999_999_999 // 15 digits
 )
 
+// summaryWindow is the shortest stretch that Stripe tells the sum of: a whole
+// minute (https://docs.stripe.com/api/billing/meter-event-summary/list).
+const summaryWindow = time.Minute
+
 // Caps returns Stripe's rules for t, each with a margin for clocks that differ.
 //
 // A meter knows an identifier for 24 hours, takes what is at most 35 days old,
 // and what belongs to a period until that period's invoice is finalised, an
 // hour after its end (https://docs.stripe.com/billing/subscriptions/usage-based/recording-usage-api,
-// .../configure-grace-period). A usage record that is set at a timestamp
-// replaces what was there, while the period is open, and not a second longer.
+// .../configure-grace-period). It tells the sums of whole minutes. A usage
+// record that is set at a timestamp replaces what was there, while the period is
+// open, and not a second longer; only the sum of the period is told.
 func (r *Reporter) Caps(t billing.Target) billing.Caps {
 	caps := billing.Caps{
 		DedupeWindow: 23 * time.Hour,
 		VerifyLag:    r.opts.VerifyLag,
 		MaxPerSecond: 20,
 		MaxQuantity:  maxQuantity,
+		// Timestamps are Unix seconds.
+		SlotGranularity: time.Second,
 	}
 	if t.Mode == billing.ModeUsageRecord {
 		caps.Overwrite = true
-		caps.SlotGranularity = time.Second
 	} else {
-		caps.SlotGranularity = time.Minute
+		caps.VerifyWindow = summaryWindow
 		caps.MaxAge = 35*24*time.Hour - time.Hour
 		caps.MaxFuture = 4 * time.Minute
 		caps.LateGrace = 50 * time.Minute

@@ -301,7 +301,7 @@ func TestVerify(t *testing.T) {
 				require.Equal(t, billing.Accepted, got.Result, got.Reason)
 			}
 			d := delivery(target, 7, slot)
-			d.PeriodConfirmed = tt.confirmed
+			d.WindowConfirmed = tt.confirmed
 			got, err := reporter.Verify(t.Context(), d)
 			require.NoError(t, err)
 			require.Equal(t, tt.want, got)
@@ -369,9 +369,11 @@ func TestCaps(t *testing.T) {
 	caps := stripebill.NewReporter(live, nil).Caps(meter)
 	require.Less(t, caps.DedupeWindow, 24*time.Hour)
 	require.False(t, caps.Overwrite)
-	require.Equal(t, time.Minute, caps.SlotGranularity)
+	require.Equal(t, time.Second, caps.SlotGranularity)
+	require.Equal(t, time.Minute, caps.VerifyWindow)
 	caps = stripebill.NewReporter(live, nil).Caps(record)
 	require.True(t, caps.Overwrite)
 	require.Equal(t, time.Second, caps.SlotGranularity)
+	require.Zero(t, caps.VerifyWindow)
 	require.Zero(t, caps.LateGrace)
 }

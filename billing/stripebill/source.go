@@ -2,6 +2,7 @@ package stripebill
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"net/url"
@@ -64,8 +65,10 @@ func NewSource(c *Client, opts *SourceOptions) *Source {
 //
 // The error matches [ErrNotFound] when the object doesn't exist in this
 // account and mode, [tenant.ErrInvalidID] when it names a malformed tenant,
-// and [ErrAmbiguous] when it contradicts itself: repeating doesn't mend these.
-// Any other error is worth another try.
+// and [ErrAmbiguous] when it contradicts itself: repeating doesn't mend these,
+// and they are a [billing.PermanentError]. What is not found is so only after
+// a few tries, in about 15 seconds: a webhook may overtake its object. Any
+// other error is worth another try.
 func (s *Source) Fetch(ctx context.Context, n billing.Notice) (billing.Change, error) {
 	var change billing.Change
 	var err error
@@ -78,9 +81,20 @@ func (s *Source) Fetch(ctx context.Context, n billing.Notice) (billing.Change, e
 		change, err = s.fromInvoice(ctx, n.ObjectID)
 	}
 	if err != nil {
-		return billing.Change{}, fmt.Errorf("stripebill: fetch %.40q of %s: %w", n.ObjectID, n.Type, err)
+		return billing.Change{}, permanent(fmt.Errorf("stripebill: fetch %.40q of %s: %w", n.ObjectID, n.Type, err))
 	}
 	return change, nil
+}
+
+// permanent marks the errors that repeating doesn't mend.
+func permanent(err error) error {
+	switch {
+	case errors.Is(err, ErrAmbiguous), errors.Is(err, tenant.ErrInvalidID):
+		return &billing.PermanentError{Err: err}
+	case errors.Is(err, ErrNotFound):
+		return &billing.PermanentError{Err: err, Tries: 5}
+	}
+	return err
 }
 
 // invoiceNotices are the invoice events after which a subscription may stand

@@ -15,14 +15,15 @@ import (
 // Verify reads Stripe's totals back and says whether d is in them. It means
 // something only once Caps.VerifyLag has passed since the last send.
 //
-// A meter's batch owns its minute, so that minute's sum is the batch or
-// nothing. Of usage records Stripe tells no more than the period's sum, which
-// is compared with what else was confirmed.
+// The sum of the minute that d's slot lies in, or of the whole period for usage
+// records, is compared with what else was confirmed of it. A sum that is larger
+// by d.Quantity shows d, unless something else there is in doubt as well; one
+// that is not larger shows that d is absent, since no quantity is below one.
 func (r *Reporter) Verify(ctx context.Context, d billing.Delivery) (billing.Presence, error) {
 	if err := checkTarget(d.Target); err != nil {
 		return billing.Ambiguous, err
 	}
-	var before, total int64
+	var total int64
 	if d.Target.Mode == billing.ModeUsageRecord {
 		sum, known, err := r.client.recordTotal(ctx, d.Target.Item, d.PeriodStart, d.PeriodEnd)
 		if err != nil {
@@ -31,20 +32,20 @@ func (r *Reporter) Verify(ctx context.Context, d billing.Delivery) (billing.Pres
 		if !known {
 			return billing.Ambiguous, nil
 		}
-		before, total = d.PeriodConfirmed, sum
+		total = sum
 	} else {
-		slot := d.Slot.Truncate(time.Minute)
-		sum, err := r.client.meterTotal(ctx, d.Target, slot, slot.Add(time.Minute))
+		from := d.Slot.Truncate(summaryWindow)
+		sum, err := r.client.meterTotal(ctx, d.Target, from, from.Add(summaryWindow))
 		if err != nil {
 			return billing.Ambiguous, fmt.Errorf("stripebill: verify %s: %w", d.ID, err)
 		}
 		total = sum
 	}
-	switch total - before {
-	case d.Quantity:
-		return billing.Present, nil
-	case 0:
+	switch more := total - d.WindowConfirmed; {
+	case more == 0:
 		return billing.Absent, nil
+	case more == d.Quantity && !d.WindowUnproved:
+		return billing.Present, nil
 	default:
 		return billing.Ambiguous, nil
 	}

@@ -30,6 +30,8 @@ create table mcpsaas.usage_batches (
 );
 create index usage_batches_open on mcpsaas.usage_batches (target_id, slot)
 	where state in ('sealed', 'sending', 'verifying', 'unknown');
+create index usage_batches_doubt on mcpsaas.usage_batches (target_id, first_sent_at)
+	where state in ('sending', 'verifying', 'unknown');
 create index usage_batches_oldest on mcpsaas.usage_batches (sealed_at)
 	where state in ('sealed', 'sending', 'verifying', 'unknown');
 create index usage_batches_unsettled on mcpsaas.usage_batches (state, tenant_id)
