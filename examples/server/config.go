@@ -128,7 +128,7 @@ func (c *config) check() error {
 	if c.production {
 		for _, s := range c.settings() {
 			switch s.env {
-			case "STRIPE_API_BASE", "ARCHIVE_DIR", "ADDR", "ADMIN_ADDR":
+			case "STRIPE_API_BASE", "ARCHIVE_DIR", "ADMIN_TOKEN", "ADDR", "ADMIN_ADDR":
 				continue
 			}
 			if *s.dest == "" {

@@ -70,9 +70,6 @@ func fillIn(ctx context.Context, c *config, logger *slog.Logger) (_ *devParts, e
 	if c.pepper, err = devPepper(c.pepper, dir); err != nil {
 		return d, err
 	}
-	if c.adminToken == "" {
-		c.adminToken = rand.Text()
-	}
 	if c.appURL == "" {
 		if c.appURL, err = appURL(ctx, c); err != nil {
 			return d, err

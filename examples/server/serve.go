@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
@@ -61,6 +62,9 @@ func serve(ctx context.Context, env *environment, args []string) (err error) {
 		c.publicURL = "http://" + public.Addr().String()
 	}
 
+	if c.adminToken == "" {
+		c.adminToken = rand.Text()
+	}
 	if c.unconfigured() && !c.production {
 		c.demo = true
 	}
