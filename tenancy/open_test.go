@@ -26,7 +26,8 @@ func (b *bundle) role(t *testing.T, attributes string) string {
 }
 
 // Each row is a way to make row level security void. Mutation: dropping any one
-// fault of checkRole or of reachableTable.faults fails its row.
+// fault of checkRole or of reachableTable.faults fails its row; asking for the
+// role's own privileges alone fails those of what it may become.
 func TestOpenRefuses(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct {
@@ -40,11 +41,19 @@ func TestOpenRefuses(t *testing.T) {
 		{class: "createrole", attributes: "createrole"},
 		{class: "member", spoil: `grant ` + devstack.OwnerRole + ` to {role}`, unmendable: true},
 		{class: "member", spoil: `grant pg_read_server_files to {role}`},
+		{class: "member", spoil: `grant pg_read_all_data to {role}`},
 		{class: "owner", spoil: `alter table products owner to {role}`, unmendable: true},
 		{class: "temporary", spoil: `grant temporary on database {database} to public`},
 		{class: "create", spoil: `grant create on schema public to public`},
 		{class: "create", spoil: `grant create on database {database} to {role}`},
 		{class: "control_schema", spoil: `grant usage on schema mcpsaas to {role}`},
+		// What a role may become by set role counts, although it inherits nothing.
+		{class: "control_schema", spoil: `create role {role}_c nologin; grant usage on schema mcpsaas to {role}_c; grant {role}_c to {role}`},
+		{class: "temporary", spoil: `create role {role}_t nologin; grant temporary on database {database} to {role}_t; grant {role}_t to {role}`},
+		{class: "create", spoil: `create role {role}_s nologin; grant create on schema public to {role}_s; grant {role}_s to {role}`},
+		{class: "create", spoil: `create role {role}_d nologin; grant create on database {database} to {role}_d; grant {role}_d to {role}`},
+		{class: "excess", spoil: `create role {role}_x nologin; grant truncate on products to {role}_x; grant {role}_x to {role}`},
+		{class: "not_enabled", spoil: `create table bare (tenant_id uuid); create role {role}_b nologin; grant select on bare to {role}_b; grant {role}_b to {role}`, unmendable: true},
 		{class: "not_enabled", spoil: `alter table products disable row level security`},
 		{class: "not_forced", spoil: `alter table products no force row level security`},
 		{class: "not_enabled", spoil: `create table bare (tenant_id uuid); grant select on bare to {role}`, unmendable: true},

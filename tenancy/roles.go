@@ -3,6 +3,7 @@ package tenancy
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/jackc/pgx/v5"
@@ -37,32 +38,43 @@ func (e *RoleError) Error() string {
 func (e *RoleError) Is(target error) bool { return target == ErrUnsafeRole }
 
 // The role is judged by session_user: whatever the connection has set its
-// role to, a statement can reset it to that.
+// role to, a statement can reset it to that. A statement can also set it to any
+// role that this one is a member of, whether it inherits from it or not, so that
+// theirs are its privileges too.
 const roleSQL = `
+with self as (
+	select r.oid, r.rolsuper, r.rolbypassrls, r.rolcreaterole, d.oid as db, d.datdba
+	from pg_roles r, pg_database d
+	where r.rolname = session_user and d.datname = current_database()
+), members as (
+	select m.oid, m.rolname, m.oid <> s.oid and (m.rolsuper or m.rolbypassrls or m.rolcreaterole
+		or m.oid = s.datdba or m.rolname ~ '^pg_') as mighty
+	from self s, pg_roles m where pg_has_role(s.oid, m.oid, 'member')
+), reach as (select oid, rolname from members where not mighty),
+schemas as (
+	select oid, nspname from pg_namespace where nspname !~ '^pg_' and nspname <> 'information_schema'
+)
 select session_user::text, current_database()::text,
-	r.rolsuper, r.rolbypassrls, r.rolcreaterole,
-	array(select m.rolname::text from pg_roles m
-		where m.oid <> r.oid and pg_has_role(r.oid, m.oid, 'member')
-		and (m.rolsuper or m.rolbypassrls or m.rolcreaterole or m.oid = d.datdba
-			or m.rolname in ('pg_execute_server_program', 'pg_read_server_files', 'pg_write_server_files')) order by 1),
-	r.oid = d.datdba,
-	has_database_privilege(r.oid, d.oid, 'temporary'),
-	array(select n.nspname::text from pg_namespace n
-		where n.nspname !~ '^pg_' and n.nspname <> 'information_schema' and has_schema_privilege(r.oid, n.oid, 'create') order by 1),
-	exists (select from pg_namespace n where n.nspname = 'mcpsaas' and has_schema_privilege(r.oid, n.oid, 'usage')),
-	has_database_privilege(r.oid, d.oid, 'create'),
+	s.rolsuper, s.rolbypassrls, s.rolcreaterole,
+	array(select rolname::text from members where mighty order by 1),
+	array(select rolname::text from reach where oid <> s.oid order by 1),
+	s.oid = s.datdba,
+	exists (select from reach where has_database_privilege(oid, s.db, 'temporary')),
+	array(select nspname::text from schemas n where exists (select from reach where has_schema_privilege(oid, n.oid, 'create')) order by 1),
+	exists (select from schemas n, reach where n.nspname = 'mcpsaas' and has_schema_privilege(reach.oid, n.oid, 'usage')),
+	exists (select from reach where has_database_privilege(oid, s.db, 'create')),
 	to_regclass('public.tenant_marker') is not null
-from pg_roles r, pg_database d
-where r.rolname = session_user and d.datname = current_database()`
+from self s`
 
-// A tenants' table is one with a column tenant_id. It counts if the role can
-// do anything with it.
+// A tenants' table is one with a column tenant_id. It counts if the role, or
+// one of those in its reach ($1), can do anything with it.
 const tenantTablesSQL = `
+with reach as (select oid from pg_roles where rolname = session_user or rolname = any ($1))
 select n.nspname, c.relname, c.relkind in ('r', 'p'), pg_get_userbyid(c.relowner)::text,
-	pg_has_role(r.oid, c.relowner, 'member'),
+	pg_has_role(session_user, c.relowner, 'member'),
 	c.relrowsecurity, c.relforcerowsecurity, c.relispartition,
-	has_table_privilege(r.oid, c.oid, 'truncate') or has_table_privilege(r.oid, c.oid, 'trigger')
-		or has_any_column_privilege(r.oid, c.oid, 'references'),
+	exists (select from reach r where has_table_privilege(r.oid, c.oid, 'truncate, trigger')
+		or has_any_column_privilege(r.oid, c.oid, 'references')),
 	coalesce((select array_agg(p.polname::text order by p.polname) from pg_policy p where p.polrelid = c.oid), '{}'),
 	coalesce((select array_agg(p.polpermissive order by p.polname) from pg_policy p where p.polrelid = c.oid), '{}'),
 	coalesce((select array_agg(p.polcmd = '*' and p.polroles = '{0}' order by p.polname) from pg_policy p where p.polrelid = c.oid), '{}'),
@@ -70,12 +82,11 @@ select n.nspname, c.relname, c.relkind in ('r', 'p'), pg_get_userbyid(c.relowner
 	coalesce((select array_agg(coalesce(pg_get_expr(p.polwithcheck, p.polrelid), '') order by p.polname) from pg_policy p where p.polrelid = c.oid), '{}')
 from pg_class c
 join pg_namespace n on n.oid = c.relnamespace
-join pg_roles r on r.rolname = session_user
 where c.relkind in ('r', 'p', 'm', 'f') and n.nspname !~ '^pg_' and n.nspname not in ('information_schema', 'mcpsaas')
 	and exists (select from pg_attribute a where a.attrelid = c.oid and a.attname = 'tenant_id' and not a.attisdropped)
-	and (pg_has_role(r.oid, c.relowner, 'member')
-		or has_any_column_privilege(r.oid, c.oid, 'select, insert, update, references')
-		or has_table_privilege(r.oid, c.oid, 'delete, truncate, trigger'))
+	and (pg_has_role(session_user, c.relowner, 'member')
+		or exists (select from reach r where has_any_column_privilege(r.oid, c.oid, 'select, insert, update, references')
+			or has_table_privilege(r.oid, c.oid, 'delete, truncate, trigger')))
 order by 1, 2`
 
 // querier is what the catalog is read through.
@@ -89,8 +100,8 @@ type querier interface {
 func checkRole(ctx context.Context, q querier) error {
 	var role, database string
 	var super, bypass, createRole, ownsDatabase, temporary, control, createSchema, migrated bool
-	var memberOf, creatable []string
-	err := q.QueryRow(ctx, roleSQL).Scan(&role, &database, &super, &bypass, &createRole, &memberOf, &ownsDatabase,
+	var mighty, reach, creatable []string
+	err := q.QueryRow(ctx, roleSQL).Scan(&role, &database, &super, &bypass, &createRole, &mighty, &reach, &ownsDatabase,
 		&temporary, &creatable, &control, &createSchema, &migrated)
 	if err != nil {
 		return fmt.Errorf("tenancy: check the role: %w", redact(err))
@@ -103,6 +114,8 @@ func checkRole(ctx context.Context, q querier) error {
 		faults = append(faults, Fault{Class: class, Detail: detail, Mend: fmt.Sprintf(mend, args...)})
 	}
 	name, db := pgx.Identifier{role}.Sanitize(), pgx.Identifier{database}.Sanitize()
+	// Whom a privilege may have come by.
+	holders := grantees(append([]string{role}, reach...)...)
 	switch {
 	case super:
 		add("superuser", "a superuser bypasses every policy", "alter role %s nosuperuser;", name)
@@ -116,7 +129,7 @@ func checkRole(ctx context.Context, q querier) error {
 	if createRole {
 		add("createrole", "the role can make itself a member of others", "alter role %s nocreaterole;", name)
 	}
-	for _, m := range memberOf {
+	for _, m := range mighty {
 		add("member", fmt.Sprintf("the role can act as %q", m), "revoke %s from %s;", pgx.Identifier{m}.Sanitize(), name)
 	}
 	if ownsDatabase {
@@ -124,24 +137,24 @@ func checkRole(ctx context.Context, q querier) error {
 		return &RoleError{Role: role, Faults: faults}
 	}
 	if temporary {
-		add("temporary", "temporary tables outlive a tenant's transaction", "revoke temporary on database %s from public, %s;", db, name)
+		add("temporary", "temporary tables outlive a tenant's transaction", "revoke temporary on database %s from %s;", db, holders)
 	}
 	if createSchema {
-		add("create", "the role can create schemas", "revoke create on database %s from public, %s;", db, name)
+		add("create", "the role can create schemas", "revoke create on database %s from %s;", db, holders)
 	}
 	for _, schema := range creatable {
 		add("create", fmt.Sprintf("the role can create tables in schema %q", schema),
-			"revoke create on schema %s from public, %s;", pgx.Identifier{schema}.Sanitize(), name)
+			"revoke create on schema %s from %s;", pgx.Identifier{schema}.Sanitize(), holders)
 	}
 	if control {
-		add("control_schema", "the role can reach the control tables", "revoke usage on schema mcpsaas from public, %s;", name)
+		add("control_schema", "the role can reach the control tables", "revoke usage on schema mcpsaas from %s;", holders)
 	}
-	tables, err := reachableTables(ctx, q)
+	tables, err := reachableTables(ctx, q, reach)
 	if err != nil {
 		return err
 	}
 	for _, t := range tables {
-		faults = append(faults, t.faults(role)...)
+		faults = append(faults, t.faults(append([]string{role}, reach...))...)
 	}
 	if len(faults) > 0 {
 		return &RoleError{Role: role, Faults: faults}
@@ -162,8 +175,8 @@ type reachableTable struct {
 	policies  []policy
 }
 
-func reachableTables(ctx context.Context, q querier) ([]reachableTable, error) {
-	rows, err := q.Query(ctx, tenantTablesSQL)
+func reachableTables(ctx context.Context, q querier, reach []string) ([]reachableTable, error) {
+	rows, err := q.Query(ctx, tenantTablesSQL, reach)
 	if err != nil {
 		return nil, fmt.Errorf("tenancy: read the tables: %w", redact(err))
 	}
@@ -184,17 +197,26 @@ func reachableTables(ctx context.Context, q querier) ([]reachableTable, error) {
 	return tables, nil
 }
 
-func (t reachableTable) faults(role string) []Fault {
+// grantees lists everybody and the roles as a revoke does.
+func grantees(roles ...string) string {
+	list := []string{"public"}
+	for _, role := range roles {
+		list = append(list, pgx.Identifier{role}.Sanitize())
+	}
+	return strings.Join(list, ", ")
+}
+
+func (t reachableTable) faults(roles []string) []Fault {
 	var faults []Fault
 	add := func(class, detail, mend string) {
 		faults = append(faults, Fault{Class: class, Detail: strings.Join(t.id, ".") + ": " + detail, Mend: mend})
 	}
-	table, name := t.id.Sanitize(), pgx.Identifier{role}.Sanitize()
+	table := t.id.Sanitize()
+	if !slices.Contains(roles, AppRole) {
+		roles = append([]string{AppRole}, roles...)
+	}
 	revoke := func(what string) string {
-		if role == AppRole {
-			return fmt.Sprintf("revoke %s on %s from public, %s;", what, table, name)
-		}
-		return fmt.Sprintf("revoke %s on %s from public, %s, %s;", what, table, AppRole, name)
+		return fmt.Sprintf("revoke %s on %s from %s;", what, table, grantees(roles...))
 	}
 	switch {
 	case t.owned:
