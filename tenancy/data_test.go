@@ -84,6 +84,21 @@ func TestExport(t *testing.T) {
 	require.ElementsMatch(t, names, got)
 }
 
+// The archive of a leaving tenant is all that is left of it. Mutation: with
+// to_jsonb(t) the line is the column t and nothing else.
+func TestExportNames(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	b.owner(t, `create table odd (tenant_id uuid, t text, "select" text)`)
+	require.NoError(t, tenancy.Protect(t.Context(), b.Conn(t, "mcpsaas_owner"), "odd"))
+	id := tenant.NewID()
+	_, err := b.db.Exec(as(t.Context(), id), `insert into odd (t, "select") values ('a', 'b')`)
+	require.NoError(t, err)
+	files, err := export(t, b.data(t, nil), id)
+	require.NoError(t, err)
+	require.JSONEq(t, `{"tenant_id": "`+id.String()+`", "t": "a", "select": "b"}`, files["public.odd.jsonl"])
+}
+
 // web is what makes an erasure hard: tables that refer to each other in a
 // circle and to themselves, parents before children in the alphabet, and
 // partitions.

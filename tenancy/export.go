@@ -42,9 +42,10 @@ func (d *Data) Export(ctx context.Context, id tenant.ID, put func(name string, w
 
 // exportSQL writes JSON as it is, a row a line: jsonb's text has no line ends
 // and none of the two control characters, so that CSV has nothing to quote.
-// COPY takes no parameters; an ID is safe within quotes by its making.
+// COPY takes no parameters; an ID is safe within quotes by its making. The name
+// t alone would be a column of that name, if the table has one.
 func exportSQL(t dataTable, id tenant.ID) string {
-	return fmt.Sprintf(`copy (select to_jsonb(t) from %s t where t.tenant_id = '%s')
+	return fmt.Sprintf(`copy (select to_jsonb(t.*) from %s t where t.tenant_id = '%s')
 to stdout with (format csv, quote e'\x01', delimiter e'\x02')`, t.id.Sanitize(), id)
 }
 
