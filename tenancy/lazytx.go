@@ -20,12 +20,10 @@ type lazyTx struct {
 	id   string
 	opts TxOptions
 
-	// Conn and LargeObjects have no context of their own, and may have to begin
-	// the transaction.
+	// Conn has no context of its own, and may have to begin the transaction.
 	ctx context.Context
 
 	conn  *pgxpool.Conn // nil while pending
-	inner pgx.Tx        // the driver's own, for LargeObjects alone
 	saved int64         // savepoints so far
 
 	// aborted is what every further call returns: the first statement failed
@@ -143,7 +141,7 @@ func (t *lazyTx) send(ctx context.Context, queries ...*pgx.QueuedQuery) (results
 		}
 	}
 	kept = true
-	t.conn, t.inner = conn, results.Tx()
+	t.conn = conn
 	return results, nil
 }
 
@@ -291,15 +289,14 @@ func (t *lazyTx) Prepare(ctx context.Context, name, sql string) (*pgconn.Stateme
 	return t.conn.Conn().Prepare(ctx, name, sql)
 }
 
-// LargeObjects begins the transaction. Large objects have no row level
-// security: any tenant's statement can read them all.
+// LargeObjects returns ones whose every operation fails with
+// [pgx.ErrTxClosed], the only error that the driver has for it: large objects
+// have no row level security, and a tenant's would be open to all the others.
+// Use a column of type bytea.
 func (t *lazyTx) LargeObjects() pgx.LargeObjects {
-	if err := t.begin(t.ctx); err != nil {
-		batch := &pgx.Batch{}
-		batch.BeginTx(pgx.TxOptions{})
-		return pgx.FailedBatchResults(batch, err).Tx().LargeObjects()
-	}
-	return t.inner.LargeObjects()
+	batch := &pgx.Batch{}
+	batch.BeginTx(pgx.TxOptions{})
+	return pgx.FailedBatchResults(batch, pgx.ErrTxClosed).Tx().LargeObjects()
 }
 
 // Conn begins the transaction and returns its connection, for what a [pgx.Tx]

@@ -18,9 +18,10 @@ const cleanupTimeout = 5 * time.Second
 //
 // The transaction begins with fn's first statement, in the same round trip: n
 // statements take n+1, and none takes no connection. What fn gets is a whole
-// [pgx.Tx], with three differences. A string of several statements is refused
+// [pgx.Tx], with four differences. A string of several statements is refused
 // with or without arguments. CopyFrom can't work, because PostgreSQL refuses
-// COPY FROM under row level security: use [BulkInsert]. And what was done to
+// COPY FROM under row level security: use [BulkInsert]. LargeObjects fails,
+// because they have no such security at all. And what was done to
 // the transaction behind its back, by injected SQL for one, makes it fail with
 // [ErrTampered].
 //
