@@ -21,6 +21,8 @@ func TestDecide(t *testing.T) {
 	never := time.Time{}
 	refused := batch(end, ago(time.Hour), ago(time.Hour))
 	refused.Refused = true
+	crowded := batch(end, ago(24*time.Hour), ago(24*time.Hour))
+	crowded.WindowSent = ago(5 * time.Minute)
 	old := batch(end, never, never)
 	old.Slot = ago(36 * 24 * time.Hour)
 	for _, tc := range []struct {
@@ -38,6 +40,7 @@ func TestDecide(t *testing.T) {
 		{"sent, within the window", batch(end, ago(23*time.Hour-1), ago(time.Minute)), meter, StepSend, never},
 		{"sent, after the window, totals may lag", batch(end, ago(23*time.Hour), ago(14*time.Minute)), meter, StepHold, now.Add(time.Minute)},
 		{"sent, after the window", batch(end, ago(23*time.Hour), ago(15*time.Minute)), meter, StepVerify, never},
+		{"sent, after the window, another one's lag", crowded, meter, StepHold, now.Add(10 * time.Minute)},
 		{"sent, within the window, after grace", batch(ago(time.Hour), ago(2*time.Hour), ago(2*time.Hour)), meter, StepVerify, never},
 		{"record, sent days ago", batch(end, ago(50*time.Hour), ago(time.Minute)), record, StepSend, never},
 		{"record, sent, closed", batch(ago(time.Hour), ago(2*time.Hour), ago(2*time.Hour)), record, StepVerify, never},

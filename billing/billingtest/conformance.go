@@ -54,6 +54,8 @@ func TestReporter(t *testing.T, newFixture func(t *testing.T) Fixture) {
 		t.Run("fault "+string(fault), func(t *testing.T) { testFault(t, newFixture(t), fault) })
 		t.Run("verify after "+string(fault), func(t *testing.T) { testVerify(t, newFixture(t), fault) })
 	}
+	t.Run("verify among others", func(t *testing.T) { testVerifyAmong(t, newFixture(t)) })
+	t.Run("verify beside a doubt", func(t *testing.T) { testVerifyDoubt(t, newFixture(t)) })
 	t.Run("a refusal for good", func(t *testing.T) { testRefusal(t, newFixture(t)) })
 	t.Run("a cancelled context", func(t *testing.T) { testCancelled(t, newFixture(t)) })
 	t.Run("another provider's target", func(t *testing.T) { testForeign(t, newFixture(t)) })
@@ -63,6 +65,8 @@ func testCaps(t *testing.T, f Fixture) {
 	caps := f.Reporter.Caps(f.Target)
 	require.Positive(t, caps.SlotGranularity, "every batch needs a slot")
 	require.True(t, caps.Overwrite || caps.DedupeWindow > 0, "no repetition is ever safe")
+	require.GreaterOrEqual(t, caps.VerifyWindow, time.Duration(0))
+	require.Zero(t, caps.VerifyWindow%caps.SlotGranularity, "windows must hold whole slots")
 	require.GreaterOrEqual(t, caps.MaxFuture, time.Duration(0))
 	require.GreaterOrEqual(t, caps.VerifyLag, time.Duration(0))
 	require.GreaterOrEqual(t, caps.MaxPerSecond, 0.0)
@@ -143,6 +147,64 @@ func testVerify(t *testing.T, f Fixture, fault Fault) {
 	default:
 		require.Contains(t, []billing.Presence{billing.Absent, billing.Unsupported}, presence)
 	}
+}
+
+// window returns n deliveries at slots side by side in one window.
+func (f Fixture) window(n int, quantity int64) []billing.Delivery {
+	caps := f.Reporter.Caps(f.Target)
+	step := max(caps.SlotGranularity, time.Second)
+	if w := caps.VerifyWindow; w > 0 {
+		f.Advance(f.Now().Truncate(w).Add(w).Add(10 * step).Sub(f.Now()))
+	}
+	all := make([]billing.Delivery, n)
+	for i := range all {
+		all[i] = f.delivery(quantity)
+		all[i].Slot = all[i].Slot.Add(time.Duration(i) * step)
+	}
+	return all
+}
+
+func (f Fixture) accept(t *testing.T, deliveries ...billing.Delivery) {
+	t.Helper()
+	for _, d := range deliveries {
+		receipt, err := f.Reporter.Report(t.Context(), d)
+		require.NoError(t, err)
+		require.Equal(t, billing.Accepted, receipt.Result, receipt.Reason)
+	}
+	f.Advance(f.Reporter.Caps(f.Target).VerifyLag)
+}
+
+// testVerifyAmong: a total holds other batches of the window, which don't hide
+// that one is there, nor that it isn't.
+func testVerifyAmong(t *testing.T, f Fixture) {
+	d := f.window(3, 7)
+	d[1].WindowConfirmed = 14
+	f.accept(t, d[0], d[2])
+	presence, err := f.Reporter.Verify(t.Context(), d[1])
+	require.NoError(t, err)
+	require.Contains(t, []billing.Presence{billing.Absent, billing.Unsupported}, presence)
+	f.accept(t, d[1])
+	presence, err = f.Reporter.Verify(t.Context(), d[1])
+	require.NoError(t, err)
+	require.Contains(t, []billing.Presence{billing.Present, billing.Unsupported}, presence)
+	d[1].WindowConfirmed = 7
+	presence, err = f.Reporter.Verify(t.Context(), d[1])
+	require.NoError(t, err)
+	require.Contains(t, []billing.Presence{billing.Ambiguous, billing.Unsupported}, presence)
+}
+
+// testVerifyDoubt: of two batches of one size one is there; that is no proof
+// for either.
+func testVerifyDoubt(t *testing.T, f Fixture) {
+	d := f.window(2, 7)
+	d[1].WindowUnproved = true
+	presence, err := f.Reporter.Verify(t.Context(), d[1])
+	require.NoError(t, err)
+	require.Contains(t, []billing.Presence{billing.Ambiguous, billing.Absent, billing.Unsupported}, presence)
+	f.accept(t, d[0])
+	presence, err = f.Reporter.Verify(t.Context(), d[1])
+	require.NoError(t, err)
+	require.Contains(t, []billing.Presence{billing.Ambiguous, billing.Unsupported}, presence)
 }
 
 func testRefusal(t *testing.T, f Fixture) {

@@ -15,6 +15,7 @@ type Scenario struct {
 	Restart time.Duration // how long until another process takes over
 	Arrive  bool          // whether more usage arrives between any two steps
 	Second  Point         // where the second process dies; a third takes over
+	Burst   bool          // whether all this befalls the second of three batches within one minute
 }
 
 // String names the scenario.
@@ -26,27 +27,34 @@ func (s Scenario) String() string {
 	if s.Arrive {
 		name += ", with arrivals"
 	}
+	if s.Burst {
+		name += ", in a burst"
+	}
 	return name
 }
 
 // Matrix returns every combination of a crash point, a fault, a restart after
-// a minute or after 25 hours, and arrivals or none; and, for the faults that
-// lose an answer, of a second crash while the first is being made good.
+// a minute or after 25 hours, and arrivals or none or a burst; and, for the
+// faults that lose an answer, of a second crash while the first is being made
+// good, in a burst or not.
 func Matrix() []Scenario {
 	var all []Scenario
 	for _, crash := range Points() {
 		for _, fault := range Faults() {
 			for _, restart := range []time.Duration{time.Minute, 25 * time.Hour} {
 				for _, arrive := range []bool{false, true} {
-					all = append(all, Scenario{crash, fault, restart, arrive, Never})
+					all = append(all, Scenario{crash, fault, restart, arrive, Never, false})
 				}
+				all = append(all, Scenario{crash, fault, restart, false, Never, true})
 			}
 		}
 	}
 	for _, fault := range []Fault{DropBefore, DropAfter, FailAfter} {
 		for _, second := range []Point{AfterClaim, AfterReport, BeforeVerify, AfterVerify, BeforeSettle, AfterSettle} {
 			for _, restart := range []time.Duration{time.Minute, 25 * time.Hour} {
-				all = append(all, Scenario{AfterReport, fault, restart, false, second})
+				for _, burst := range []bool{false, true} {
+					all = append(all, Scenario{AfterReport, fault, restart, false, second, burst})
+				}
 			}
 		}
 	}
@@ -107,9 +115,19 @@ func (s Scenario) Run(ctx context.Context, w World) (o Outcome, err error) {
 	produce(20)
 	// What reporters that leave the last minute alone would see.
 	w.Advance(2 * time.Minute)
+	if s.Burst {
+		w.Advance(w.Now().Truncate(time.Minute).Add(time.Minute).Sub(w.Now()))
+		produce(5)
+		healthy, startErr := w.Start(NewProcess(Never, nil))
+		if startErr != nil {
+			return o, startErr
+		}
+		_ = healthy.Tick(ctx)
+		w.Advance(5 * time.Second)
+	}
 	produce(3)
 	w.Fail(s.Fault)
-	for _, crash := range []Point{s.Crash, s.Second} {
+	for i, crash := range []Point{s.Crash, s.Second} {
 		arrivals := int64(0)
 		process := NewProcess(crash, func(Point) {
 			if s.Arrive && arrivals < 8 {
@@ -122,9 +140,12 @@ func (s Scenario) Run(ctx context.Context, w World) (o Outcome, err error) {
 		if startErr != nil {
 			return o, startErr
 		}
-		for range 3 {
+		for pass := range 3 {
 			_ = ticker.Tick(ctx) // a dead process fails at everything
 			w.Advance(5 * time.Second)
+			if s.Burst && i == 0 && pass == 0 {
+				produce(3) // as much as what may be in doubt: totals can't tell the two by size
+			}
 		}
 		w.Advance(s.Restart)
 		produce(7)

@@ -204,6 +204,37 @@ func TestInboxCrash(t *testing.T) {
 	require.NoError(t, b.FinishNotice(t.Context(), *next, b.clock.Now(), done))
 }
 
+// TestInboxStop: a process that is told to stop puts back the notice that it is
+// working on, and the next one has it at once, not when the lease has ended.
+//
+// Seen failing with FinishNotice called on the cancelled context.
+func TestInboxStop(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	called := make(chan struct{})
+	w := b.inbox(t, func(_ context.Context, n billing.Notice) (billing.Change, error) {
+		return billing.Change{Tenant: tenant.NewID(), Customer: n.Customer}, nil
+	}, func(ctx context.Context, _ billing.Change) error {
+		close(called)
+		<-ctx.Done()
+		return ctx.Err()
+	}, nil)
+	_, err := w.Accept(t.Context(), notice("evt_1", "cus_1"))
+	require.NoError(t, err)
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	stopped := make(chan error)
+	go func() { stopped <- w.Run(ctx) }()
+	<-called
+	cancel()
+	require.NoError(t, <-stopped)
+	again, err := b.NextNotice(t.Context(), b.clock.Now(), time.Minute)
+	require.NoError(t, err)
+	require.NotNil(t, again)
+	require.Greater(t, again.Attempt, 1)
+	require.Equal(t, 1, again.Tries, "being stopped is no failure")
+}
+
 // TestInboxNobody: a notice that concerns no tenant is ignored, and one whose
 // metadata names another tenant than the customer's is the customer's.
 func TestInboxNobody(t *testing.T) {

@@ -8,6 +8,7 @@ import (
 
 	"github.com/mcpsaas/mcpsaas/billing"
 	"github.com/mcpsaas/mcpsaas/billing/billingtest"
+	"github.com/mcpsaas/mcpsaas/metering/usage"
 	"github.com/mcpsaas/mcpsaas/tenancy/tenant"
 )
 
@@ -175,7 +176,9 @@ func TestSlots(t *testing.T) {
 	n := 0
 	seal := func() {
 		b.append(t, b.event(id, 1))
-		sealed, err := b.Seal(t.Context(), id, b.clock.Now(), meterCaps)
+		sealed, err := b.Seal(t.Context(), id, b.clock.Now(), func(billing.Target) billing.Caps {
+			return billing.Caps{SlotGranularity: time.Minute, MaxFuture: 5 * time.Minute}
+		})
 		require.NoError(t, err)
 		n += sealed
 	}
@@ -190,6 +193,63 @@ func TestSlots(t *testing.T) {
 	seal()
 	require.Equal(t, 9, n, "the rest goes with the next free slot")
 	require.Zero(t, b.stats(t, id).Unsealed)
+}
+
+// TestSlotsAtBounds: slots keep out of the windows that a period's bounds fall
+// into, which a provider may count to either of two periods; unless there is
+// nothing else.
+//
+// Seen failing with VerifyWindow ignored in slots.
+func TestSlotsAtBounds(t *testing.T) {
+	t.Parallel()
+	records := billing.Caps{SlotGranularity: time.Second}
+	for name, tc := range map[string]struct {
+		start, until  time.Duration // of the period, from 09:17:23
+		canceled      bool
+		occurs, seals time.Duration
+		caps          billing.Caps
+		want          string // slots of two batches
+	}{
+		"first minute":          {0, time.Hour, false, 5 * time.Second, 10 * time.Second, meterCaps(billing.Target{}), "09:18:00 09:18:01"},
+		"second minute":         {0, time.Hour, false, 50 * time.Second, 60 * time.Second, meterCaps(billing.Target{}), "09:18:13 09:18:14"},
+		"last minute":           {-time.Hour, 20 * time.Second, false, 10 * time.Second, 15 * time.Second, meterCaps(billing.Target{}), "09:16:59 09:16:58"},
+		"last minute, later":    {-time.Hour, 20 * time.Second, false, 10 * time.Second, 80 * time.Second, meterCaps(billing.Target{}), "09:16:59 09:16:58"},
+		"within one minute":     {0, 20 * time.Second, true, 10 * time.Second, 40 * time.Second, meterCaps(billing.Target{}), "09:17:33 09:17:34"},
+		"within one second":     {0, time.Second, true, 0, 40 * time.Second, meterCaps(billing.Target{}), "09:17:24 09:17:25"},
+		"record, first second":  {0, time.Hour, false, 0, 10 * time.Second, records, "09:17:24 09:17:25"},
+		"record, first minute":  {0, time.Hour, false, 5 * time.Second, 10 * time.Second, records, "09:17:28 09:17:29"},
+		"record, last second":   {-time.Hour, 20 * time.Second, false, 19 * time.Second, 19 * time.Second, records, "09:17:42 09:17:41"},
+		"record, not yet begun": {0, time.Hour, false, 0, 0, records, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b := setup(t)
+			id := tenant.NewID()
+			s := billing.Subscription{
+				ID: "sub_1", Customer: "cus_1", Status: billing.Active, PeriodStart: start.Add(tc.start), PeriodEnd: start.Add(tc.until),
+				Targets: []billing.Target{target(id, billing.ModeMeter)},
+			}
+			if tc.canceled {
+				s.PeriodEnd = start.Add(time.Hour)
+			}
+			b.save(t, id, s)
+			b.clock.Advance(tc.occurs)
+			events := []usage.Event{b.event(id, 1), b.event(id, 1)}
+			b.append(t, events...)
+			b.clock.Advance(tc.seals - tc.occurs)
+			if tc.canceled {
+				s.Status, s.EndedAt = billing.Canceled, start.Add(tc.until)
+				b.save(t, id, s)
+			}
+			caps := tc.caps
+			caps.MaxQuantity = 1 // a batch for each event
+			_, err := b.Seal(t.Context(), id, b.clock.Now(), func(billing.Target) billing.Caps { return caps })
+			require.NoError(t, err)
+			require.Equal(t, tc.want, b.text(t, `
+				select coalesce(string_agg(to_char(slot at time zone 'UTC', 'HH24:MI:SS'), ' '
+					order by events_in), '') from mcpsaas.usage_batches`))
+		})
+	}
 }
 
 // TestMaxQuantity: no batch is larger than the provider takes.

@@ -311,8 +311,8 @@ func TestStall(t *testing.T) {
 // TestLongGap: a batch whose answer was lost is looked up after any time, and
 // parked once its period can't take it any more.
 //
-// Seen failing with judgeReceipt taking "not applied" for the whole batch, and
-// with decide sending again after the window.
+// Seen failing with judgeReceipt taking "not applied" for the whole batch, with
+// decide sending again after the window, and with WindowConfirmed ignored.
 func TestLongGap(t *testing.T) {
 	t.Parallel()
 	for _, tc := range []struct {
@@ -338,9 +338,9 @@ func TestLongGap(t *testing.T) {
 			b.subscribe(t, id, tc.mode)
 			provider := billingtest.NewProvider(tc.mode, b.clock.Now)
 			w := b.worker(t, provider)
-			b.append(t, b.event(id, 3)) // so that the period has a confirmed sum
+			b.append(t, b.event(id, 3)) // so that minute and period have a confirmed sum
 			require.NoError(t, w.Tick(t.Context()))
-			b.clock.Advance(2 * time.Minute)
+			b.clock.Advance(2 * time.Second)
 			b.append(t, b.event(id, 5))
 			// The refusal of a second attempt proves nothing of the first.
 			provider.Fail(tc.fault, billingtest.Limited)

@@ -42,6 +42,30 @@ func TestRun(t *testing.T) {
 	require.Equal(t, "confirmed", b.text(t, `select state from mcpsaas.usage_batches`))
 }
 
+// TestContinuous: with a short interval usage arrives within one pass, however
+// many batches a minute that takes.
+//
+// Seen failing with slots of a minute, in the fifth second.
+func TestContinuous(t *testing.T) {
+	t.Parallel()
+	for _, mode := range []billing.Mode{billing.ModeMeter, billing.ModeUsageRecord} {
+		t.Run(string(mode), func(t *testing.T) {
+			t.Parallel()
+			b := setup(t)
+			id := tenant.NewID()
+			b.subscribe(t, id, mode)
+			provider := billingtest.NewProvider(mode, b.clock.Now)
+			w := b.worker(t, provider)
+			for second := range int64(130) {
+				b.append(t, b.event(id, 1))
+				b.clock.Advance(time.Second)
+				require.NoError(t, w.Tick(t.Context()))
+				require.Equal(t, second+1, billed(provider, target(id, mode)))
+			}
+		})
+	}
+}
+
 // TestDatabaseLost: the database goes away while the provider is being told;
 // the batch is found again and billed once.
 func TestDatabaseLost(t *testing.T) {

@@ -101,14 +101,8 @@ func (p *player) play(t *testing.T, s billingtest.Scenario) (billingtest.Outcome
 	p.clock.Advance(time.Hour)
 	return s.Run(t.Context(), billingtest.World{
 		Now: p.clock.Now, Advance: p.clock.Advance,
-		Produce: func(ctx context.Context, units int64) error {
-			_, err := p.ledger.Append(ctx, []usage.Event{{
-				ID: tenant.NewID().String(), Tenant: target.Tenant, Plan: tenant.Pro, Tool: "search", Units: units,
-				Outcome: usage.OK, Time: p.clock.Now(),
-			}})
-			return err
-		},
-		Fail: func(f billingtest.Fault) { w.inject(t, f) },
+		Produce: func(ctx context.Context, units int64) error { return p.produce(ctx, target.Tenant, units) },
+		Fail:    func(f billingtest.Fault) { w.inject(t, f) },
 		Start: func(process *billingtest.Process) (billingtest.Ticker, error) {
 			reporter := stripebill.NewReporter(client, &stripebill.ReporterOptions{MaxPerSecond: -1})
 			return billing.NewWorker(process.Ledger(p.ledger), process.Reporter(reporter), &billing.WorkerOptions{Now: p.clock.Now})
@@ -116,6 +110,48 @@ func (p *player) play(t *testing.T, s billingtest.Scenario) (billingtest.Outcome
 		Stats:  func(ctx context.Context) (billing.Stats, error) { return p.ledger.Stats(ctx, target.Tenant) },
 		Billed: func() int64 { return w.counted(target) },
 	})
+}
+
+// produce stores a call of the tenant that occurs now.
+func (p *player) produce(ctx context.Context, id tenant.ID, units int64) error {
+	_, err := p.ledger.Append(ctx, []usage.Event{{
+		ID: tenant.NewID().String(), Tenant: id, Plan: tenant.Pro, Tool: "search", Units: units,
+		Outcome: usage.OK, Time: p.clock.Now(),
+	}})
+	return err
+}
+
+// TestContinuous: whoever subscribes and calls at once, every two seconds, has
+// each call at Stripe two seconds later, and all of them in the period.
+func TestContinuous(t *testing.T) {
+	t.Parallel()
+	for _, mode := range []billing.Mode{billing.ModeMeter, billing.ModeUsageRecord} {
+		t.Run(string(mode), func(t *testing.T) {
+			t.Parallel()
+			p := newPlayer(t, mode)
+			p.clock.Advance(23 * time.Second) // a period begins when it likes
+			w := setup(t, &stripetest.Options{Now: p.clock.Now})
+			target, err := p.subscribe(t.Context(), w)
+			require.NoError(t, err)
+			from := p.clock.Now()
+			worker, err := billing.NewWorker(p.ledger, stripebill.NewReporter(w.client, &stripebill.ReporterOptions{MaxPerSecond: -1}),
+				&billing.WorkerOptions{Now: p.clock.Now, Interval: 2 * time.Second})
+			require.NoError(t, err)
+			for call := range int64(70) {
+				require.NoError(t, p.produce(t.Context(), target.Tenant, 1))
+				p.clock.Advance(2 * time.Second)
+				require.NoError(t, worker.Tick(t.Context()))
+				require.Equal(t, call+1, w.counted(target))
+			}
+			// The usage of the period alone, which is what its invoice has.
+			if mode == billing.ModeMeter {
+				from = from.Truncate(time.Minute).Add(time.Minute)
+			}
+			total, err := w.client.UsageTotal(t.Context(), target, from, from.AddDate(0, 0, 20))
+			require.NoError(t, err)
+			require.EqualValues(t, 70, total)
+		})
+	}
 }
 
 // subscribe goes the way of a webhook: checkout, payment, fetch, save.

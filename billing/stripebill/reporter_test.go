@@ -263,20 +263,28 @@ func TestReportCancelled(t *testing.T) {
 }
 
 // TestVerify has the truth table of both modes. Mutation seen by it: Absent
-// and Present swapped; the period's confirmed sum ignored.
+// and Present swapped; WindowConfirmed ignored; WindowUnproved ignored.
 func TestVerify(t *testing.T) {
 	t.Parallel()
 	for name, tt := range map[string]struct {
 		mode      billing.Mode
 		sent      int64 // of this delivery's slot
+		beside    int64 // at another slot of the minute
 		other     int64 // at another slot of the period
 		confirmed int64
+		unproved  bool
 		want      billing.Presence
 	}{
 		"meter present":     {mode: billing.ModeMeter, sent: 7, want: billing.Present},
 		"meter absent":      {mode: billing.ModeMeter, want: billing.Absent},
 		"meter other slot":  {mode: billing.ModeMeter, other: 7, want: billing.Absent},
 		"meter half":        {mode: billing.ModeMeter, sent: 3, want: billing.Ambiguous},
+		"meter beside":      {mode: billing.ModeMeter, sent: 7, beside: 5, other: 9, confirmed: 5, want: billing.Present},
+		"meter missing":     {mode: billing.ModeMeter, beside: 7, other: 9, confirmed: 7, want: billing.Absent},
+		"meter of unknown":  {mode: billing.ModeMeter, sent: 7, beside: 5, want: billing.Ambiguous},
+		"meter of doubt":    {mode: billing.ModeMeter, beside: 7, unproved: true, want: billing.Ambiguous},
+		"meter no doubt":    {mode: billing.ModeMeter, beside: 7, confirmed: 7, unproved: true, want: billing.Absent},
+		"record of doubt":   {mode: billing.ModeUsageRecord, other: 7, unproved: true, want: billing.Ambiguous},
 		"record present":    {mode: billing.ModeUsageRecord, sent: 7, want: billing.Present},
 		"record absent":     {mode: billing.ModeUsageRecord, want: billing.Absent},
 		"record beside":     {mode: billing.ModeUsageRecord, sent: 7, other: 5, confirmed: 5, want: billing.Present},
@@ -290,7 +298,7 @@ func TestVerify(t *testing.T) {
 			w.stripe.Advance(time.Hour)
 			reporter := stripebill.NewReporter(w.client, nil)
 			slot := start.Add(10 * time.Minute)
-			for at, quantity := range map[time.Time]int64{slot: tt.sent, slot.Add(time.Minute): tt.other} {
+			for at, quantity := range map[time.Time]int64{slot: tt.sent, slot.Add(time.Second): tt.beside, slot.Add(time.Minute): tt.other} {
 				if quantity == 0 {
 					continue
 				}
@@ -301,7 +309,7 @@ func TestVerify(t *testing.T) {
 				require.Equal(t, billing.Accepted, got.Result, got.Reason)
 			}
 			d := delivery(target, 7, slot)
-			d.WindowConfirmed = tt.confirmed
+			d.WindowConfirmed, d.WindowUnproved = tt.confirmed, tt.unproved
 			got, err := reporter.Verify(t.Context(), d)
 			require.NoError(t, err)
 			require.Equal(t, tt.want, got)
@@ -314,7 +322,7 @@ func TestVerify(t *testing.T) {
 
 			total, err := w.client.UsageTotal(t.Context(), target, d.PeriodStart, d.PeriodEnd)
 			require.NoError(t, err)
-			require.Equal(t, tt.sent+tt.other, total)
+			require.Equal(t, tt.sent+tt.beside+tt.other, total)
 		})
 	}
 }

@@ -1,6 +1,7 @@
 package stripebill_test
 
 import (
+	"errors"
 	"math/rand/v2"
 	"net/http"
 	"strings"
@@ -312,6 +313,14 @@ func TestFetchTenantFromElsewhere(t *testing.T) {
 	require.Equal(t, sub, w.fetch(t, "customer.subscription.updated", sub).Subscription.ID, "the foreign one is newer, but not ours")
 }
 
+// tries returns how often a permanent error is to be tried.
+func tries(t *testing.T, err error) int {
+	t.Helper()
+	permanent, ok := errors.AsType[*billing.PermanentError](err)
+	require.True(t, ok)
+	return permanent.Tries
+}
+
 func TestFetchWhatNobodyShouldTrust(t *testing.T) {
 	t.Parallel()
 	w := setup(t, nil)
@@ -335,13 +344,16 @@ func TestFetchWhatNobodyShouldTrust(t *testing.T) {
 
 	_, err = fetch("checkout.session.completed", session("client_reference_id="+victim.String()+"&metadata[tenant_id]="+tenant.NewID().String()))
 	require.ErrorIs(t, err, stripebill.ErrAmbiguous)
+	require.Equal(t, 0, tries(t, err))
 
 	_, err = fetch("checkout.session.completed", session("metadata[tenant_id]=x%22%3B+DROP+TABLE+tenants%3B+--"))
 	require.ErrorIs(t, err, tenant.ErrInvalidID)
+	require.Equal(t, 0, tries(t, err))
 
 	for _, id := range []string{"", "sub_", "sub_unknown", "sub_1/../../customers", "cs_1", "sub_" + strings.Repeat("x", 300)} {
 		_, err := fetch("customer.subscription.updated", id)
 		require.ErrorIs(t, err, stripebill.ErrNotFound, "%.40q", id)
+		require.Equal(t, 5, tries(t, err), "a webhook may overtake its object")
 	}
 	for _, kind := range []string{"charge.refunded", "invoice.upcoming", "customer.updated", "checkout.session.expired", "v1.billing.meter.error_report_triggered", ""} {
 		got, err := fetch(kind, "whatever")
@@ -364,6 +376,8 @@ func TestFetchFailures(t *testing.T) {
 			w.stripe.Inject(stripetest.Fault{Kind: kind, Skip: skip})
 			got, err := w.source.Fetch(t.Context(), billing.Notice{Type: "checkout.session.completed", ObjectID: paid.ID})
 			require.Error(t, err, "kind %d, request %d", kind, skip)
+			_, permanent := errors.AsType[*billing.PermanentError](err)
+			require.False(t, permanent, "kind %d", kind)
 			require.Zero(t, got)
 			w.stripe.Heal()
 		}
