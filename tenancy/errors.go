@@ -13,8 +13,9 @@ var (
 	ErrUnsafeRole = errors.New("tenancy: row level security does not bind this role")
 
 	// ErrTampered means that a statement changed what only this package may: it
-	// ended the transaction, began one, or set the tenant's context for the
-	// session. The connection was closed. A cause is injected SQL.
+	// ended the transaction, began one, set the tenant's context for the session,
+	// or left a cursor there with hold. The connection was closed. A cause is
+	// injected SQL.
 	ErrTampered = errors.New("tenancy: the tenant's context was tampered with")
 
 	// ErrUnknownTenant means that the tenant in the context is none of the

@@ -129,7 +129,7 @@ func (db *DB) verdict(conn *pgx.Conn, err error) error {
 	}
 	switch sqlState(err) {
 	case stateNullName:
-		db.condemn(conn, "the context was set for the session")
+		db.condemn(conn, "the context was set for the session, or a cursor was left open")
 		return ErrTampered
 	case stateNoPrepare:
 		db.condemn(conn, "a prepared statement is gone")

@@ -210,6 +210,20 @@ func TestOneShotTampering(t *testing.T) {
 		_, err = count()
 		require.NoError(t, err)
 	})
+	// Mutation: without the condition on cursors the other tenant is given rows.
+	t.Run("cursor with hold", func(t *testing.T) {
+		const declare = `declare kept cursor with hold for select name from products`
+		owner := as(t.Context(), anna)
+		require.ErrorIs(t, inTx(owner, db, declare), tenancy.ErrTampered)
+		_, err := db.Exec(owner, declare)
+		require.NoError(t, err) // can't be seen yet
+		_, err = db.Exec(ctx, `fetch all from kept`)
+		require.ErrorIs(t, err, tenancy.ErrTampered)
+		_, err = db.Exec(ctx, `fetch all from kept`)
+		require.ErrorContains(t, err, "does not exist")
+		_, err = count()
+		require.NoError(t, err)
+	})
 	t.Run("begin", func(t *testing.T) {
 		_, err := db.Exec(ctx, `begin`)
 		require.ErrorIs(t, err, tenancy.ErrTampered)
