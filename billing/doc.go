@@ -25,7 +25,7 @@
 //	verifying           confirmed    it is in them
 //	verifying           sealed       it is not in them
 //	verifying           rejected     it is not in them, and a repetition was refused for good
-//	verifying           parked       the totals fit neither, or the provider has none
+//	verifying           parked       the totals can't tell, or the provider has none
 //	sealed              parked       its period is closed at the provider
 //	parked, rejected    sealed, unknown   an operator requeued it
 //
@@ -42,9 +42,30 @@
 // that can't be relied on any more, looked up. Two workers don't answer for one
 // batch: a verdict counts only if its attempt is the batch's latest.
 //
+// Looking up means to read the provider's total of the batch's window
+// ([Caps].VerifyWindow: a minute of a meter, a whole period of usage records)
+// and to take away what else of it is confirmed: the batch remains, or nothing.
+// That proves something only as long as nothing else of the window is in doubt.
+// So of one target what is in doubt is settled before anything else is sent:
+// while the provider recognises repetitions, by repeating, which needs no
+// totals; after that, by the total, once it must show the window's last send.
+// Where an operator's doubt remains in a window (a parked batch), only a total
+// without any surplus proves something: that neither was applied.
+//
+// Slots of a window don't reach over the bounds of a billing period, as far as
+// the period is longer: a provider that adds up by the minute may count the
+// minute in which a period ends to either.
+//
 // No batch is lost: every state but confirmed and the operator's is picked up
 // again, by whoever is alive. What can't be proved either way is parked and
 // turns [Worker.Check] red; it is never guessed.
+//
+// # Stopping
+//
+// Told to stop, both workers end within seconds, whatever the provider and the
+// database do. What they leave is as if they had crashed, which it must bear,
+// but without leases to wait for: a call under way has 3 seconds to be answered
+// and is unknown after that, a notice is put back.
 //
 // # The provider's word, inwards
 //
@@ -52,7 +73,8 @@
 // calls Accept, which returns once the [Notice] is committed. The worker then
 // asks the [Source] for the truth (a notice is only a hint, may come twice and
 // in any order), saves customer, subscription and targets, and hands the
-// [Change] to a [Subscriber]. [AccessPolicy] says what a subscription's status
+// [Change] to a [Subscriber]. What fails is tried again for hours, unless its
+// error is a [PermanentError]. [AccessPolicy] says what a subscription's status
 // lets a tenant do.
 //
 // What is sent where follows from the subscriptions that were saved: usage

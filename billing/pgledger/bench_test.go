@@ -70,3 +70,52 @@ func BenchmarkStats(bm *testing.B) {
 		})
 	}
 }
+
+// fillBatchesSQL gives a target a batch every so many seconds, n of them, all
+// confirmed.
+const fillBatchesSQL = `
+insert into mcpsaas.usage_batches (id, events_in, tenant_id, target_id, period_start, period_end, quantity, events,
+	first_event, last_event, slot, state, sealed_at, first_sent_at, last_sent_at, next_at, confirmed_at)
+select gen_random_uuid(), gen_random_uuid(), t.tenant_id, t.id, $1, $2, 1, 1, s, s, s, 'confirmed', s, s, s, s, s
+from mcpsaas.billing_targets t, (
+	select $3::timestamptz - i * $4::interval as s from generate_series(1, $5::int) as i) as slots`
+
+// BenchmarkSeal is an event made into a batch, and that batch claimed when it
+// is in doubt, beside 200,000 earlier ones: one each two seconds, or each
+// second, where the newest is the only free one.
+func BenchmarkSeal(bm *testing.B) {
+	for name, every := range map[string]time.Duration{"sparse": 2 * time.Second, "dense": time.Second} {
+		b := setup(bm)
+		id := tenant.NewID()
+		s := b.subscribe(bm, id, billing.ModeMeter)
+		_, err := b.pool.Exec(bm.Context(), fillBatchesSQL, s.PeriodStart, s.PeriodEnd, start, every, 200_000)
+		require.NoError(bm, err)
+		_, err = b.db.Conn(bm, "postgres").Exec(bm.Context(), `vacuum analyze mcpsaas.usage_batches`)
+		require.NoError(bm, err)
+		send := func(billing.Batch) billing.Decision { return billing.Decision{Step: billing.StepSend} }
+		open := func() int64 {
+			targets, err := b.Open(bm.Context(), id, b.clock.Now())
+			require.NoError(bm, err)
+			return targets[0].ID
+		}
+		bm.Run(name+"/seal", func(bm *testing.B) {
+			for bm.Loop() {
+				bm.StopTimer()
+				b.clock.Advance(every)
+				b.append(bm, b.event(id, 1))
+				bm.StartTimer()
+				n, err := b.Seal(bm.Context(), id, b.clock.Now(), meterCaps)
+				require.NoError(bm, err)
+				require.Equal(bm, 1, n)
+			}
+		})
+		bm.Run(name+"/claim", func(bm *testing.B) {
+			to := open()
+			for bm.Loop() {
+				c, err := b.Claim(bm.Context(), to, b.clock.Now(), 0, meterCaps(billing.Target{}), send)
+				require.NoError(bm, err)
+				require.NotNil(bm, c)
+			}
+		})
+	}
+}

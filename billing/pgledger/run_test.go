@@ -137,8 +137,8 @@ func TestPartitions(t *testing.T) {
 	require.EqualValues(t, 21, billed(provider, target(id, billing.ModeMeter)))
 }
 
-// TestStatsPlans: no number behind the health checks is counted by reading a
-// table from end to end.
+// TestStatsPlans: no number behind the health checks is counted, and no batch
+// claimed, by reading a table from end to end.
 func TestStatsPlans(t *testing.T) {
 	t.Parallel()
 	b := setup(t)
@@ -148,6 +148,9 @@ func TestStatsPlans(t *testing.T) {
 		{`select from mcpsaas.usage_batches where state = 'parked' limit 1000`, "unsettled"},
 		{`select from mcpsaas.usage_batches where state in ('sealed', 'sending', 'verifying', 'unknown')
 			and tenant_id = '00000000-0000-0000-0000-000000000007' limit 1000`, "usage_batches"},
+		{`select id from mcpsaas.usage_batches where target_id = 7 and state in ('sending', 'verifying', 'unknown')
+			order by first_sent_at desc limit 1`, "usage_batches_doubt"},
+		{`select id from mcpsaas.usage_batches where target_id = 7 and state = 'sealed' order by slot limit 1`, "usage_batches_open"},
 		{`select received_at from mcpsaas.billing_notices where state in ('new', 'working') order by received_at limit 1`, "waiting"},
 	} {
 		tx, err := b.pool.Begin(t.Context())

@@ -15,7 +15,13 @@
 // a legacy metered price as a usage record that is set, not added, at the
 // batch's own second. Whatever isn't proved by Stripe's own words is reported
 // as unknown; the worker in package billing then verifies against Stripe's
-// totals rather than guess.
+// totals rather than guess: the sum of a minute for a meter, of the billing
+// period for usage records.
+//
+// Both take timestamps in seconds, so that a target can have a batch each
+// second. A meter's sums are of whole minutes, and to which of two periods
+// Stripe counts the minute in which one ends is not documented: batches of a
+// meter keep out of it.
 //
 // # Webhooks
 //
