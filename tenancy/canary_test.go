@@ -19,7 +19,8 @@ func (b *bundle) data(t testing.TB, opts *tenancy.DataOptions) *tenancy.Data {
 }
 
 // Each row makes isolation fail in one way after a good start. Mutation: each
-// case of Canary's switch that is dropped fails its row.
+// case of Canary's switch that is dropped fails its row; that of policies which
+// are inactive fails TestCanaryOfABypassingRole.
 func TestCanary(t *testing.T) {
 	t.Parallel()
 	const policies = `do $$ declare p name; begin

@@ -43,6 +43,7 @@ func TestOpenRefuses(t *testing.T) {
 		{class: "member", spoil: `grant pg_read_server_files to {role}`},
 		{class: "member", spoil: `grant pg_read_all_data to {role}`},
 		{class: "owner", spoil: `alter table products owner to {role}`, unmendable: true},
+		{class: "owner", spoil: `alter database {database} owner to {role}`, unmendable: true},
 		{class: "temporary", spoil: `grant temporary on database {database} to public`},
 		{class: "create", spoil: `grant create on schema public to public`},
 		{class: "create", spoil: `grant create on database {database} to {role}`},
