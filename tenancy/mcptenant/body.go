@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"errors"
 	"io"
+	"net"
 	"net/http"
+	"os"
 )
 
 // maxIndent is how much white space may stand before a request's first
@@ -42,6 +44,8 @@ func (g *guard) body(w http.ResponseWriter, r *http.Request) bool {
 		if err != nil {
 			if tooBig := new(http.MaxBytesError); errors.As(err, &tooBig) {
 				tooLarge(w)
+			} else if errors.Is(err, os.ErrDeadlineExceeded) {
+				refuse(w, http.StatusRequestTimeout, "request_timeout", "the request body took too long")
 			} else {
 				refuse(w, http.StatusBadRequest, "invalid_request", "the body could not be read")
 			}
@@ -69,8 +73,14 @@ func (b *resumed) Read(p []byte) (int, error) {
 		b.head = b.head[n:]
 		return n, nil
 	}
-	return b.ReadCloser.Read(p)
+	n, err := b.ReadCloser.Read(p)
+	if network := new(net.OpError); errors.As(err, &network) {
+		err = errBody // the SDK answers with the text, and that has the server's own address
+	}
+	return n, err
 }
+
+var errBody = errors.New("mcptenant: the request body did not arrive in time, or its connection failed")
 
 func tooLarge(w http.ResponseWriter) {
 	refuse(w, http.StatusRequestEntityTooLarge, "request_too_large", "the request body is too large")

@@ -32,6 +32,13 @@ type Options struct {
 	// answered 413. Defaults to 4 MiB.
 	MaxBodyBytes int64
 
+	// BodyTimeout is how long a request's body may take to arrive: without a
+	// bound, a client that sends a byte a second holds a connection and memory
+	// for ever. What comes later is answered 408. It begins with the end of the
+	// header, and doesn't limit the answer. Defaults to the ReadTimeout of the
+	// [http.Server], if it has one, else to 30 s.
+	BodyTimeout time.Duration
+
 	// MaxStreams is how many GET streams one tenant may hold open; more are
 	// answered 429. Defaults to 256.
 	MaxStreams int
@@ -82,8 +89,8 @@ type guard struct {
 // Refused, in this order: a page of a foreign origin (403), a missing,
 // malformed, doubled or unknown credential (401 with a challenge as in RFC 6750
 // and RFC 9728, or 429), trouble in judging it (503), a request that is too
-// large (413) and a JSON-RPC batch (400): a batch runs any number of calls for
-// one request. A token in the query string is never read. No answer tells why a
+// large (413) or too slow (408) and a JSON-RPC batch (400): a batch runs any
+// number of calls for one request. A token in the query string is never read. No answer tells why a
 // credential was refused.
 //
 // An open GET stream is closed within a second or so of its credential's
@@ -100,8 +107,8 @@ func Authenticate(keys Authenticator, next http.Handler, opts *Options) http.Han
 	if keys == nil || next == nil {
 		panic("mcptenant: Authenticate: keys and next must not be nil")
 	}
-	if o.MaxBodyBytes < 0 || o.MaxStreams < 0 || o.FailuresPerMinute < 0 {
-		panic("mcptenant: Authenticate: MaxBodyBytes, MaxStreams and FailuresPerMinute must not be negative")
+	if o.MaxBodyBytes < 0 || o.BodyTimeout < 0 || o.MaxStreams < 0 || o.FailuresPerMinute < 0 {
+		panic("mcptenant: Authenticate: MaxBodyBytes, BodyTimeout, MaxStreams and FailuresPerMinute must not be negative")
 	}
 	if o.MaxBodyBytes == 0 {
 		o.MaxBodyBytes = 4 << 20
@@ -143,6 +150,9 @@ func judged(ctx context.Context, _ string, _ *http.Request) (*auth.TokenInfo, er
 
 // ServeHTTP implements [http.Handler].
 func (g *guard) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	// Before anything is refused: net/http reads some of the body of a refused
+	// request before it answers.
+	g.hurry(w, r)
 	if foreign(g.origins, r) {
 		refuse(w, http.StatusForbidden, "forbidden_origin", "requests of this web origin are not accepted")
 		return
@@ -180,6 +190,21 @@ func (g *guard) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		defer stop()
 	}
 	g.next.ServeHTTP(w, r.WithContext(ctx))
+}
+
+// hurry bounds the time for reading the body. net/http lifts the bound at the
+// body's end; a response that is no connection's has none, which is no error.
+func (g *guard) hurry(w http.ResponseWriter, r *http.Request) {
+	limit := g.opts.BodyTimeout
+	if limit == 0 {
+		if s, ok := r.Context().Value(http.ServerContextKey).(*http.Server); ok && s.ReadTimeout > 0 {
+			return
+		}
+		limit = 30 * time.Second
+	}
+	if r.Body != nil && r.Body != http.NoBody {
+		http.NewResponseController(w).SetReadDeadline(time.Now().Add(limit))
+	}
 }
 
 // whileLive returns a context that ends when the credential is refused. stop

@@ -144,21 +144,22 @@ func Middleware(opts *MiddlewareOptions) mcp.Middleware {
 
 // receive handles one message of any kind.
 func (m *middleware) receive(ctx context.Context, method string, req mcp.Request, next mcp.MethodHandler) (res mcp.Result, err error) {
+	call := &call{middleware: m, method: method}
+	defer func() {
+		if p := recover(); p != nil {
+			res, err = call.panicked(ctx, p)
+		}
+	}()
 	t, id, err := m.caller(ctx, req)
 	if err != nil {
 		m.log.LogAttrs(ctx, slog.LevelWarn, "mcptenant: call refused", slog.String("method", method), slog.Any("err", err))
 		return nil, &jsonrpc.Error{Code: codeUnauthenticated, Message: "unauthenticated: this call carries no valid credential of its session's tenant"}
 	}
 	ctx = tenant.NewContext(ctx, t)
-	call := &call{middleware: m, tenant: t, method: method}
+	call.tenant = t
 	if r, ok := req.(*mcp.CallToolRequest); ok {
 		call.tool = r.Params.Name
 	}
-	defer func() {
-		if p := recover(); p != nil {
-			res, err = call.panicked(ctx, p)
-		}
-	}()
 
 	switch r := req.(type) {
 	case *mcp.CallToolRequest:

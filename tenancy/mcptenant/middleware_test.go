@@ -355,6 +355,28 @@ func TestThousandPanics(t *testing.T) {
 	require.NoError(t, err)
 }
 
+// What decides on a call may panic as well as what runs it. Mutation: recovering
+// only after the tenant is known ends the process.
+func TestPanicBeforeTheTenantIsKnown(t *testing.T) {
+	t.Parallel()
+	for name, h := range map[string]mcp.MethodHandler{
+		"Local": mcptenant.Middleware(&mcptenant.MiddlewareOptions{
+			Local: func(context.Context) (tenant.Tenant, error) { panic("secret") },
+		})(nil),
+		"no params": mcptenant.Middleware(&mcptenant.MiddlewareOptions{
+			Local: mcptenant.Static(tenant.Tenant{ID: tenant.NewID(), Status: tenant.Active}),
+		})(nil),
+	} {
+		t.Run(name, func(t *testing.T) {
+			res, err := h(t.Context(), "tools/call", &mcp.CallToolRequest{})
+			require.NoError(t, err)
+			text := res.(*mcp.CallToolResult).Content[0].(*mcp.TextContent).Text
+			require.Contains(t, text, "internal error (reference ")
+			require.NotContains(t, text, "secret")
+		})
+	}
+}
+
 func TestErrorsAreHidden(t *testing.T) {
 	t.Parallel()
 	eachMode(t, config{}, func(t *testing.T, w *world, version string) {
