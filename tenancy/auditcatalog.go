@@ -1,0 +1,286 @@
+package tenancy
+
+import (
+	"context"
+	_ "embed"
+	"encoding/json"
+	"slices"
+	"strings"
+
+	"github.com/jackc/pgx/v5"
+)
+
+//go:embed audit.sql
+var auditSQL string
+
+// qualifySQL makes expressions print every name that isn't PostgreSQL's own
+// with its schema: public.current_setting can't pass for the real one.
+const qualifySQL = `select set_config('search_path', 'pg_catalog', true), set_config('transaction_read_only', 'on', true)`
+
+const sentinelSeenSQL = `select exists (select from public.tenant_marker where tenant_id = $1)`
+
+// catalog is what the rules judge. oids are those of pg_class and pg_proc.
+type catalog struct {
+	Version           int                `json:"version"`
+	Database          string             `json:"database"`
+	DatabaseOwner     string             `json:"database_owner"`
+	User              string             `json:"user"`
+	LargeObjectCompat bool               `json:"large_object_compat"`
+	MarkerReadable    bool               `json:"marker_readable"`
+	Roles             []catalogRole      `json:"roles"`
+	Control           *controlRole       `json:"control"`
+	Relations         []*relation        `json:"relations"`
+	Policies          []catalogPolicy    `json:"policies"`
+	Indexes           []index            `json:"indexes"`
+	ForeignKeys       []foreignKey       `json:"foreign_keys"`
+	Functions         []*function        `json:"functions"`
+	Triggers          []trigger          `json:"triggers"`
+	Rules             []rewrite          `json:"rules"`
+	Publications      []publication      `json:"publications"`
+	Settings          []roleSetting      `json:"settings"`
+	DefaultPrivileges []defaultPrivilege `json:"default_privileges"`
+
+	sentinel  bool // the sentinel's row is there
+	relations map[uint32]*relation
+	functions map[uint32]*function
+	policies  map[uint32][]catalogPolicy // by table
+}
+
+// catalogRole is one of the application's roles.
+type catalogRole struct {
+	Name        string `json:"name"`
+	Super       bool   `json:"super"`
+	Bypass      bool   `json:"bypass"`
+	CreateRole  bool   `json:"create_role"`
+	Replication bool   `json:"replication"`
+	Inherit     bool   `json:"inherit"`
+	Member      []struct {
+		Role    string   `json:"role"`
+		Reaches []string `json:"reaches"`
+	} `json:"member"`
+	OwnsDatabase bool     `json:"owns_database"`
+	Temporary    bool     `json:"temporary"`
+	Create       bool     `json:"create"`
+	Creatable    []string `json:"creatable"`
+	OwnedSchemas []string `json:"owned_schemas"`
+	ControlUsage bool     `json:"control_usage"`
+	Files        []string `json:"files"`
+
+	LargeObjectFunctions []string `json:"large_object_functions"`
+	LargeObjects         int      `json:"large_objects"`
+}
+
+type controlRole struct {
+	Name       string `json:"name"`
+	Login      bool   `json:"login"`
+	Super      bool   `json:"super"`
+	Bypass     bool   `json:"bypass"`
+	CreateRole bool   `json:"create_role"`
+}
+
+// relation is a table, a view or a sequence.
+type relation struct {
+	OID       uint32            `json:"oid"`
+	Schema    string            `json:"schema"`
+	Name      string            `json:"name"`
+	Kind      string            `json:"kind"` // pg_class.relkind
+	Owner     string            `json:"owner"`
+	OwnerFree bool              `json:"owner_free"` // no policy binds the owner
+	Enabled   bool              `json:"enabled"`
+	Forced    bool              `json:"forced"`
+	Partition bool              `json:"partition"`
+	Tenants   bool              `json:"tenants"` // a table with a tenant_id, and not one of the control tables
+	Invoker   bool              `json:"invoker"`
+	Column    *tenantColumn     `json:"column"`
+	Parents   []uint32          `json:"parents"`
+	Reads     []uint32          `json:"reads"`
+	Public    bool              `json:"public"`
+	Access    map[string]string `json:"access"` // privileges by role, as letters of an ACL
+}
+
+type tenantColumn struct {
+	Type    string `json:"type"`
+	NotNull bool   `json:"not_null"`
+	Preset  string `json:"preset"`
+}
+
+func (r *relation) object() string { return r.Schema + "." + r.Name }
+func (r *relation) sql() string    { return pgx.Identifier{r.Schema, r.Name}.Sanitize() }
+
+// reached reports whether a role can do anything with it.
+func (r *relation) reached() bool { return len(r.Access) > 0 }
+
+// is reports whether it is the table of this name in schema public.
+func (r *relation) is(name string) bool { return r.Schema == "public" && r.Name == name }
+
+type catalogPolicy struct {
+	Table      uint32   `json:"table"`
+	Name       string   `json:"name"`
+	Permissive bool     `json:"permissive"`
+	Command    string   `json:"command"`
+	Everyone   bool     `json:"everyone"`
+	Using      string   `json:"using"`
+	Check      string   `json:"check"`
+	Functions  []uint32 `json:"functions"`
+}
+
+type index struct {
+	Table         uint32   `json:"table"`
+	Name          string   `json:"name"`
+	Unique        bool     `json:"unique"`
+	Primary       bool     `json:"primary"`
+	Exclusion     bool     `json:"exclusion"`
+	Usable        bool     `json:"usable"` // valid and for all rows
+	Inherited     bool     `json:"inherited"`
+	Scoped        bool     `json:"scoped"` // tenant_id is one of the keys
+	Leads         bool     `json:"leads"`  // and the first
+	Leaky         []string `json:"leaky"`
+	Constraint    string   `json:"constraint"`
+	ConstraintDef string   `json:"constraint_def"`
+	Def           string   `json:"def"`
+}
+
+type foreignKey struct {
+	Table         uint32   `json:"table"`
+	Target        uint32   `json:"target"`
+	Name          string   `json:"name"`
+	Columns       []string `json:"columns"`
+	TargetColumns []string `json:"target_columns"`
+	OnUpdate      string   `json:"on_update"`
+	OnDelete      string   `json:"on_delete"`
+	Full          bool     `json:"full"`
+	Deferrable    bool     `json:"deferrable"`
+	Deferred      bool     `json:"deferred"`
+}
+
+type function struct {
+	OID           uint32   `json:"oid"`
+	Schema        string   `json:"schema"`
+	Name          string   `json:"name"`
+	Arguments     string   `json:"arguments"`
+	Owner         string   `json:"owner"`
+	OwnerFree     bool     `json:"owner_free"`
+	Definer       bool     `json:"definer"`
+	Leakproof     bool     `json:"leakproof"`
+	Volatility    string   `json:"volatility"`
+	ReadsSettings bool     `json:"reads_settings"`
+	SearchPath    *string  `json:"search_path"`
+	Executable    []string `json:"executable"` // by which roles
+	Owned         []string `json:"owned"`      // by which roles
+}
+
+func (f *function) object() string { return f.Schema + "." + f.Name + "(" + f.Arguments + ")" }
+func (f *function) sql() string {
+	return pgx.Identifier{f.Schema, f.Name}.Sanitize() + "(" + f.Arguments + ")"
+}
+
+type trigger struct {
+	Table    uint32 `json:"table"`
+	Name     string `json:"name"`
+	Function uint32 `json:"function"`
+}
+
+type rewrite struct {
+	Table uint32 `json:"table"`
+	Name  string `json:"name"`
+}
+
+type publication struct {
+	Table  uint32 `json:"table"`
+	Name   string `json:"name"`
+	All    bool   `json:"all"`
+	Listed bool   `json:"listed"`
+}
+
+// roleSetting is made with alter role or alter database. Role is empty if it
+// holds for all.
+type roleSetting struct {
+	Role       string `json:"role"`
+	InDatabase bool   `json:"in_database"`
+	Name       string `json:"name"`
+	Value      string `json:"value"`
+}
+
+type defaultPrivilege struct {
+	Creator string `json:"creator"`
+	Schema  string `json:"schema"` // empty: all
+	Kind    string `json:"kind"`
+	Grantee string `json:"grantee"` // empty: public
+}
+
+// readCatalog reads at one moment, in a transaction that is given up.
+func readCatalog(ctx context.Context, db AuditConn, roles []string) (*catalog, error) {
+	tx, err := db.Begin(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer tx.Rollback(context.WithoutCancel(ctx)) // a transaction that is left open would cost the connection
+
+	var text []byte
+	batch := &pgx.Batch{}
+	batch.Queue(qualifySQL)
+	batch.Queue(auditSQL, roles, ControlRole).QueryRow(func(row pgx.Row) error { return row.Scan(&text) })
+	if err := tx.SendBatch(ctx, batch).Close(); err != nil {
+		return nil, err
+	}
+	c := new(catalog)
+	if err := json.Unmarshal(text, c); err != nil {
+		return nil, err
+	}
+	if c.MarkerReadable {
+		batch := &pgx.Batch{}
+		batch.Queue(setSQL, Sentinel.String())
+		batch.Queue(sentinelSeenSQL, Sentinel).QueryRow(func(row pgx.Row) error { return row.Scan(&c.sentinel) })
+		if err := tx.SendBatch(ctx, batch).Close(); err != nil {
+			return nil, err
+		}
+	}
+	c.link()
+	return c, nil
+}
+
+func (c *catalog) link() {
+	c.relations = make(map[uint32]*relation)
+	for _, r := range c.Relations {
+		c.relations[r.OID] = r
+	}
+	c.functions = make(map[uint32]*function)
+	for _, f := range c.Functions {
+		c.functions[f.OID] = f
+	}
+	c.policies = make(map[uint32][]catalogPolicy)
+	for _, p := range c.Policies {
+		c.policies[p.Table] = append(c.policies[p.Table], p)
+	}
+}
+
+func (c *catalog) tenantTables() []*relation {
+	return slices.DeleteFunc(slices.Clone(c.Relations), func(r *relation) bool { return !r.Tenants })
+}
+
+// shielded is a partition that only its parent leads to, whose policies hold
+// then.
+func (r *relation) shielded() bool { return r.Partition && !r.reached() && !r.Public }
+
+// grantees lists who has to lose a privilege: the application's roles.
+func (c *catalog) grantees() string {
+	names := []string{"public"}
+	for _, r := range c.Roles {
+		names = append(names, pgx.Identifier{r.Name}.Sanitize())
+	}
+	return strings.Join(names, ", ")
+}
+
+// rightfulOwner is who should own what a role of the application owns.
+func (c *catalog) rightfulOwner(not string) string {
+	owner := c.DatabaseOwner
+	for _, r := range c.Relations {
+		if r.is("tenant_marker") && r.Owner != not {
+			owner = r.Owner
+		}
+	}
+	if owner == not {
+		return ""
+	}
+	return pgx.Identifier{owner}.Sanitize()
+}
