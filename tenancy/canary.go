@@ -2,7 +2,6 @@ package tenancy
 
 import (
 	"context"
-	"errors"
 	"fmt"
 
 	"github.com/jackc/pgx/v5"
@@ -115,6 +114,3 @@ func (db *DB) Marker(ctx context.Context) (marker string, visible int, err error
 	}
 	return marker, visible, nil
 }
-
-// ErrPoolExhausted means that callers wait for a connection.
-var ErrPoolExhausted = errors.New("tenancy: the pool is exhausted")

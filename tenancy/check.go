@@ -2,6 +2,7 @@ package tenancy
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -9,39 +10,53 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 )
 
-// slowAcquire is the mean wait for a connection beyond which the pool counts
-// as exhausted. A call is expected to take a few milliseconds as a whole.
-const slowAcquire = 250 * time.Millisecond
+// ErrPoolExhausted means that callers keep waiting for a connection.
+var ErrPoolExhausted = errors.New("tenancy: the pool is exhausted")
 
-// waitGauge remembers the pool's counters of the last check.
-type waitGauge struct {
+// queueGauge remembers the pool's counters of the last check.
+type queueGauge struct {
 	mu    sync.Mutex
-	waits int64
+	at    time.Time
 	total time.Duration
 }
 
-// mean returns the mean wait of those that had to wait since the last call.
-// Someone waiting at this instant says nothing; having waited long does.
-func (g *waitGauge) mean(stat *pgxpool.Stat) time.Duration {
+// length returns how many callers waited for a connection on average since the
+// last call: all their waiting, divided by the time that has passed (Little's
+// law). One that waits at this instant says nothing, nor does a connection
+// that took long to open; a queue that never empties does.
+func (g *queueGauge) length(now time.Time, stat *pgxpool.Stat) float64 {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	waits, total := stat.EmptyAcquireCount(), stat.EmptyAcquireWaitTime()
-	n, d := waits-g.waits, total-g.total
-	g.waits, g.total = waits, total
-	if n == 0 {
+	total := stat.EmptyAcquireWaitTime()
+	waited, passed := total-g.total, now.Sub(g.at)
+	g.total, g.at = total, now
+	if passed <= 0 {
 		return 0
 	}
-	return d / time.Duration(n)
+	return waited.Seconds() / passed.Seconds()
 }
 
+// poolError is an [ErrPoolExhausted] for package health: calls get through,
+// slowly.
+type poolError struct{ queue float64 }
+
+func (e *poolError) Error() string {
+	return fmt.Sprintf("%s: %.1f callers were waiting on average", ErrPoolExhausted, e.queue)
+}
+
+func (e *poolError) Is(target error) bool { return target == ErrPoolExhausted }
+func (e *poolError) HealthDegraded() bool { return true }
+func (e *poolError) HealthClass() string  { return "timeout" }
+
 // Check fails when the database doesn't answer, and with [ErrPoolExhausted]
-// when callers have waited long for a connection since the check before.
+// when at least one caller on average has been waiting for a connection since
+// the check before: the pool is smaller than its load.
 func (db *DB) Check(ctx context.Context) error {
 	if err := db.pool.Ping(ctx); err != nil {
 		return fmt.Errorf("tenancy: check the pool: %w", redact(err))
 	}
-	if mean := db.waits.mean(db.pool.Stat()); mean > slowAcquire {
-		return fmt.Errorf("%w: callers waited %s", ErrPoolExhausted, mean.Round(time.Millisecond))
+	if queue := db.queue.length(time.Now(), db.pool.Stat()); queue >= 1 {
+		return &poolError{queue}
 	}
 	return nil
 }

@@ -36,7 +36,7 @@ type DB struct {
 	directory *Directory
 	log       *slog.Logger
 	mode      pgx.QueryExecMode
-	waits     waitGauge
+	queue     queueGauge
 }
 
 // Open connects as the application's role, usually [AppRole]. It refuses a role
