@@ -30,6 +30,7 @@ type config struct {
 	archiveDir    string
 	adminToken    string
 	report        time.Duration
+	budget        time.Duration
 
 	production bool
 	demo       bool
@@ -78,11 +79,21 @@ func (c *config) parse(name string, args []string, getenv func(string) string, o
 		}
 		fs.StringVar(s.dest, s.flag, value, s.usage+" ($"+s.env+")")
 	}
-	interval := getenv("REPORT_INTERVAL")
-	fs.Func("report-interval", "how often usage is reported to Stripe ($REPORT_INTERVAL; default 5m, 2s on the emulator)", func(s string) error {
-		interval = s
-		return nil
-	})
+	durations := []struct {
+		flag, env, usage string
+		dest             *time.Duration
+	}{
+		{"report-interval", "REPORT_INTERVAL", "how often usage is reported to Stripe (default 5m, 2s on the emulator)", &c.report},
+		{"redis-budget", "REDIS_BUDGET", "how long a call may wait for Redis before its plan's outage policy holds (default 25ms)", &c.budget},
+	}
+	given := map[string]string{}
+	for _, d := range durations {
+		given[d.env] = getenv(d.env)
+		fs.Func(d.flag, d.usage+" ($"+d.env+")", func(s string) error {
+			given[d.env] = s
+			return nil
+		})
+	}
 	fs.BoolVar(&c.production, "production", false, "take nothing from the dev stack: a missing setting is an error")
 	fs.BoolVar(&c.demo, "demo", false, "make one demo tenant per plan (on when nothing is configured)")
 	fs.StringVar(&c.demoJSON, "demo-json", "", "write the demo's URLs and keys to this file once ready; implies -demo")
@@ -104,12 +115,15 @@ func (c *config) parse(name string, args []string, getenv func(string) string, o
 		rest = append(rest, fs.Arg(0))
 		args = fs.Args()[1:]
 	}
-	if interval != "" {
-		d, err := time.ParseDuration(interval)
-		if err != nil || d <= 0 {
-			return nil, fmt.Errorf("REPORT_INTERVAL %q: want a positive duration like 5m", interval)
+	for _, d := range durations {
+		if given[d.env] == "" {
+			continue
 		}
-		c.report = d
+		v, err := time.ParseDuration(given[d.env])
+		if err != nil || v <= 0 {
+			return nil, fmt.Errorf("%s %q: want a positive duration like 5m", d.env, given[d.env])
+		}
+		*d.dest = v
 	}
 	if c.demoJSON != "" {
 		c.demo = true

@@ -15,6 +15,7 @@ import (
 func TestRedisOutage(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
+	w.env["REDIS_BUDGET"] = "100ms"
 	r := w.serve(nil)
 	free, pro := r.tenant(tenant.Free), r.tenant(tenant.Pro)
 	call := func(who demoTenant, n int) answer {
