@@ -175,6 +175,3 @@ func (d *Data) tables(ctx context.Context, tx pgx.Tx) ([]dataTable, error) {
 	}
 	return tables, nil
 }
-
-// ErrUnprotected means that a table has a column tenant_id, and no protection.
-var ErrUnprotected = errors.New("tenancy: table is not protected")

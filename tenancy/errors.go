@@ -24,6 +24,13 @@ var (
 
 	// ErrDeleted means that the tenant was deleted: its id is a tombstone.
 	ErrDeleted = errors.New("tenancy: the tenant was deleted")
+
+	// ErrUnprotected means that a table has a column tenant_id, and no
+	// protection.
+	ErrUnprotected = errors.New("tenancy: table is not protected")
+
+	// ErrPoolExhausted means that callers wait for a connection.
+	ErrPoolExhausted = errors.New("tenancy: the pool is exhausted")
 )
 
 // connectError is a failure to connect without what the driver's own message

@@ -33,10 +33,6 @@ var Sentinel = tenant.MustParseID("5e471e15-0000-4000-8000-000000000000")
 //go:embed migrations/*.sql
 var migrations embed.FS
 
-// sentinelSQL runs under the sentinel's own context, because the policies are
-// forced on the owner too.
-const sentinelSQL = `insert into public.tenant_marker (tenant_id) values ($1) on conflict do nothing`
-
 // Migrate creates what the package needs: the roles, the table of tenants, and
 // the tables tenant_config and tenant_marker under their policies. conn must
 // own the database and have CREATEROLE, or be a superuser, and be outside of a
@@ -54,10 +50,11 @@ func Migrate(ctx context.Context, conn *pgx.Conn) error {
 		return fmt.Errorf("tenancy: migrate: %w", err)
 	}
 	err = pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
+		// The policies are forced on the owner too.
 		if _, err := tx.Exec(ctx, enterSQL, Sentinel.String()); err != nil {
 			return err
 		}
-		_, err := tx.Exec(ctx, sentinelSQL, Sentinel)
+		_, err := tx.Exec(ctx, insertMarkerSQL, Sentinel)
 		return err
 	})
 	if err != nil {

@@ -11,8 +11,8 @@ import (
 
 // policyExpr is what makes a row the tenant's own. NULLIF because the setting
 // reads as the empty string instead of NULL once a transaction of the session
-// has set it, and the empty string is no uuid. The select around it is evaluated once per statement instead
-// of once per row.
+// has set it, and the empty string is no uuid. The select around it is
+// evaluated once per statement instead of once per row.
 const policyExpr = `tenant_id = (select NULLIF(current_setting('` + Setting + `', true), '')::uuid)`
 
 // defaultExpr fills tenant_id for an insert that doesn't name it.

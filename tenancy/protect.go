@@ -2,6 +2,7 @@ package tenancy
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 
@@ -89,16 +90,16 @@ func (p protection) apply(ctx context.Context, tx pgx.Tx) error {
 	var isTable, isPartition, hasID bool
 	err := tx.QueryRow(ctx, describeSQL, p.table[0], p.table[1]).Scan(&oid, &isTable, &isPartition, &hasID)
 	switch {
-	case err == pgx.ErrNoRows:
-		return fmt.Errorf("no such table")
+	case errors.Is(err, pgx.ErrNoRows):
+		return errors.New("no such table")
 	case err != nil:
 		return err
 	case !isTable:
-		return fmt.Errorf("not a table: row level security can't hold for it")
+		return errors.New("not a table: row level security can't hold for it")
 	case isPartition:
-		return fmt.Errorf("a partition: protect the partitioned table itself")
+		return errors.New("a partition: protect the partitioned table itself")
 	case !hasID:
-		return fmt.Errorf("no column tenant_id of type uuid")
+		return errors.New("no column tenant_id of type uuid")
 	}
 	var done bool
 	if err := tx.QueryRow(ctx, protectedSQL, oid, Setting, p.acl()).Scan(&done); err != nil {
@@ -152,11 +153,11 @@ func (p protection) acl() []string {
 	return all
 }
 
-// policy is one row of pg_policy. whole means: for every command and role.
+// policy is one row of pg_policy.
 type policy struct {
 	Name       string
 	Permissive bool
-	Whole      bool
+	Whole      bool // for every command and role
 	Using      string
 	Check      string
 }

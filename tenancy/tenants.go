@@ -62,7 +62,7 @@ func PutTenant(ctx context.Context, tx pgx.Tx, r Record) (version int64, err err
 		return 0, fmt.Errorf("tenancy: put tenant: %w", err)
 	}
 	batch := &pgx.Batch{}
-	batch.Queue(putSQL, r.ID, r.Name, r.Plan, r.Status, nullTime(r.PeriodStart), nullTime(r.PeriodEnd)).
+	batch.Queue(putSQL, r.ID, r.Name, r.Plan, r.Status, timeOrNull(r.PeriodStart), timeOrNull(r.PeriodEnd)).
 		QueryRow(func(row pgx.Row) error { return row.Scan(&version) })
 	batch.Queue(notifySQL)
 	err = tx.SendBatch(ctx, batch).Close()
@@ -130,7 +130,7 @@ func (r Record) validate() error {
 	return nil
 }
 
-func nullTime(t time.Time) *time.Time {
+func timeOrNull(t time.Time) *time.Time {
 	if t.IsZero() {
 		return nil
 	}

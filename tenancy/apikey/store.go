@@ -192,8 +192,7 @@ func (s *Store) Authenticate(_ context.Context, token string) (tenant.Tenant, er
 	if !ok {
 		return tenant.Tenant{}, ErrNotReady
 	}
-	switch t.Status {
-	case tenant.Purging, tenant.Cancelled, tenant.Deleted:
+	if t.Status.Gone() {
 		return tenant.Tenant{}, ErrRevoked
 	}
 	s.touch(e, now)

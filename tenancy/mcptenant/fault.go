@@ -60,8 +60,6 @@ var (
 	errPanic   = errors.New("mcptenant: handler panicked")
 )
 
-const codeTimeout = -32014
-
 // call is what is known of the call that is being handled.
 type call struct {
 	*middleware

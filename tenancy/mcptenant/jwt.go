@@ -171,7 +171,7 @@ func (j *JWT) Authenticate(ctx context.Context, token string) (tenant.Tenant, er
 		return tenant.Tenant{}, errNoTenant
 	}
 	t, ok := j.directory.Lookup(id)
-	if !ok || t.Status == tenant.Purging || t.Status == tenant.Cancelled || t.Status == tenant.Deleted {
+	if !ok || t.Status.Gone() {
 		return tenant.Tenant{}, errNoTenant
 	}
 	scope, _ := claims["scope"].(string)

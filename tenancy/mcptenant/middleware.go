@@ -76,6 +76,7 @@ const (
 	codeForbidden       = -32011 // the credential's scopes don't reach
 	codeNotServed       = -32012 // the tenant's status doesn't
 	codeBusy            = -32013 // too much at once
+	codeTimeout         = -32014 // the call took too long
 )
 
 type middleware struct {

@@ -56,6 +56,12 @@ func (s Status) Serves() bool {
 	return s == Active || s == Updating || s == UpdateFailed
 }
 
+// Gone reports whether a tenant in this status has left for good: its
+// credentials are refused as if they had never been.
+func (s Status) Gone() bool {
+	return s == Purging || s == Cancelled || s == Deleted
+}
+
 // Scopes that this module gives a meaning to. An application may define more.
 const (
 	ScopeTools      = "tools:*"     // every tool; a single one is "tool:" + its name
