@@ -107,7 +107,7 @@ func (e *CanaryError) Error() string {
 func (c *Canary) Check(ctx context.Context, key string, want Expect) error {
 	ctx, cancel := context.WithTimeout(ctx, c.opts.Limit)
 	defer cancel()
-	client, stop := c.client(key)
+	client, stop := c.client(ctx, key)
 	defer stop()
 	for _, revision := range c.opts.Revisions {
 		for wait := 20 * time.Millisecond; ; wait = min(2*wait, time.Second) {

@@ -19,14 +19,14 @@ type canaryClient struct {
 }
 
 // client returns a client for one check, and what must be called at its end.
-func (c *Canary) client(key string) (client *canaryClient, stop func()) {
+func (c *Canary) client(ctx context.Context, key string) (client *canaryClient, stop func()) {
 	client = &canaryClient{key: key}
 	stop = func() {}
 	client.http = &http.Client{}
 	switch {
 	case c.opts.Handler != nil:
 		h := &handlerTransport{handler: c.opts.Handler}
-		client.next, stop = h, h.wait
+		client.next, stop = h, func() { h.wait(context.WithoutCancel(ctx)) }
 	case c.opts.Client != nil:
 		*client.http = *c.opts.Client
 		client.next = c.opts.Client.Transport
@@ -70,13 +70,13 @@ type handlerTransport struct {
 // wait returns when every call has ended, whose contexts have. A handler that
 // doesn't heed its context is left behind after a second: it must not keep the
 // tenant.
-func (t *handlerTransport) wait() {
+func (t *handlerTransport) wait(ctx context.Context) {
 	ended := make(chan struct{})
 	go func() {
 		t.calls.Wait()
 		close(ended)
 	}()
-	pause(context.Background(), time.Second, ended)
+	pause(ctx, time.Second, ended)
 }
 
 // RoundTrip implements [http.RoundTripper].

@@ -37,7 +37,7 @@ func (s *Spool) Run(ctx context.Context, store Store) error {
 	s.mu.Unlock()
 	defer s.advance(func() { s.running = false })
 
-	syncing, stop := context.WithCancel(context.Background()) // outlives ctx for the last drain
+	syncing, stop := context.WithCancel(context.WithoutCancel(ctx)) // outlives ctx for the last drain
 	var syncer sync.WaitGroup
 	syncer.Go(func() { s.keepSyncing(syncing) })
 	defer func() {
