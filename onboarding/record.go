@@ -112,24 +112,24 @@ const (
 
 // StepRecord is one step of one operation, as it is kept.
 type StepRecord struct {
-	Op        string // "provision", "attend", "deprovision-1", "purge-1": kind and generation
-	Name      string
-	State     StepState
-	Attempt   int       // how often it was begun since the last retry
-	NextAt    time.Time // zero unless it waits
-	Failure   *Failure
-	Output    json.RawMessage // what Do returned; never a secret
-	StartedAt time.Time       // of the last attempt
-	EndedAt   time.Time
+	Op        string          `json:"op"` // "provision", "attend", "deprovision-1", "purge-1": kind and generation
+	Name      string          `json:"name"`
+	State     StepState       `json:"state"`
+	Attempt   int             `json:"attempt"`          // how often it was begun since the last retry
+	NextAt    time.Time       `json:"next_at,omitzero"` // zero unless it waits
+	Failure   *Failure        `json:"failure,omitempty"`
+	Output    json.RawMessage `json:"output,omitempty"`    // what Do returned; never a secret
+	StartedAt time.Time       `json:"started_at,omitzero"` // of the last attempt
+	EndedAt   time.Time       `json:"ended_at,omitzero"`
 }
 
 // Entry is a line of the audit log: an operator's act or a transition.
 type Entry struct {
-	Tenant tenant.ID
-	At     time.Time // set by the store
-	Actor  string    // "billing", "reconciler", or who the operator is
-	Action string
-	Reason string
-	From   tenant.Status // equal to To where the state stayed
-	To     tenant.Status
+	Tenant tenant.ID     `json:"tenant"`
+	At     time.Time     `json:"at"`    // set by the store
+	Actor  string        `json:"actor"` // "billing", "reconciler", or who the operator is
+	Action string        `json:"action"`
+	Reason string        `json:"reason,omitempty"`
+	From   tenant.Status `json:"from"` // equal to To where the state stayed
+	To     tenant.Status `json:"to"`
 }

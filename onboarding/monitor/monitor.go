@@ -9,11 +9,9 @@ import (
 
 // Spec is what is to be watched.
 type Spec struct {
-	Tenant   tenant.ID
-	URL      string            // what the monitor calls; empty where there is nothing public to call
-	Kind     string            // "http" for a health page, "mcp" for a server
-	Interval time.Duration     // zero: the monitor's own
-	Labels   map[string]string // shown beside it
+	Tenant tenant.ID
+	URL    string // what the monitor calls; empty where there is nothing public to call
+	Kind   string // "http" for a health page, "mcp" for a server
 
 	// Key identifies the monitor that this spec asks for: Ensure with the
 	// same Key makes no second one.

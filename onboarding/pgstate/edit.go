@@ -80,8 +80,8 @@ func (s *Store) edit(ctx context.Context, tx pgx.Tx, id tenant.ID, create bool, 
 	}
 	tag, err := tx.Exec(ctx, writeSQL, clock, id, old.State, old.Fence,
 		r.State, spec, r.SpecVersion, r.ObservedVersion, r.BillingSeq, r.Generation,
-		owner, null(r.LeaseUntil), null(r.NextAt), failure, r.ArchiveName, r.ArchiveDigest,
-		null(r.ActivatedAt), null(r.ClosedAt), null(r.ArchivedAt), null(r.BuriedAt))
+		owner, timeOrNull(r.LeaseUntil), timeOrNull(r.NextAt), failure, r.ArchiveName, r.ArchiveDigest,
+		timeOrNull(r.ActivatedAt), timeOrNull(r.ClosedAt), timeOrNull(r.ArchivedAt), timeOrNull(r.BuriedAt))
 	if err != nil {
 		return old, err
 	}
@@ -117,7 +117,7 @@ func directoryDiffers(a, b onboarding.Record) bool {
 		!a.Spec.PeriodStart.Equal(b.Spec.PeriodStart) || !a.Spec.PeriodEnd.Equal(b.Spec.PeriodEnd)
 }
 
-func null(t time.Time) *time.Time {
+func timeOrNull(t time.Time) *time.Time {
 	if t.IsZero() {
 		return nil
 	}

@@ -126,8 +126,8 @@ func (s *Store) PutStep(ctx context.Context, held onboarding.Record, step onboar
 		}
 	}
 	tag, err := s.pool.Exec(ctx, putStepSQL, held.Tenant, held.State, held.Fence,
-		step.Op, step.Name, step.State, step.Attempt, null(step.NextAt), failure, []byte(step.Output),
-		null(step.StartedAt), null(step.EndedAt))
+		step.Op, step.Name, step.State, step.Attempt, timeOrNull(step.NextAt), failure, []byte(step.Output),
+		timeOrNull(step.StartedAt), timeOrNull(step.EndedAt))
 	if err != nil {
 		return fmt.Errorf("pgstate: write step %s of tenant %s: %w", step.Name, held.Tenant, err)
 	}

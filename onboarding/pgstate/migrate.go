@@ -3,6 +3,7 @@ package pgstate
 import (
 	"context"
 	"embed"
+	"fmt"
 
 	"github.com/jackc/pgx/v5"
 
@@ -15,5 +16,8 @@ var migrations embed.FS
 // Migrate creates or updates the tables of this package, as the owner of the
 // database and after tenancy.Migrate. It is safe to run twice and at once.
 func Migrate(ctx context.Context, conn *pgx.Conn) error {
-	return pgmigrate.Run(ctx, conn, "pgstate", migrations)
+	if err := pgmigrate.Run(ctx, conn, "pgstate", migrations); err != nil {
+		return fmt.Errorf("pgstate: migrate: %w", err)
+	}
+	return nil
 }

@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/mcpsaas/mcpsaas/onboarding"
@@ -99,7 +98,6 @@ func one(ctx context.Context, q querier, sql string, args ...any) (onboarding.Re
 
 type querier interface {
 	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
-	Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error)
 }
 
 const loadSQL = `select ` + columns + ` from mcpsaas.tenant_lifecycle where tenant = $2`
