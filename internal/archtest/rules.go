@@ -8,13 +8,12 @@ const (
 	redis      = "github.com/redis/go-redis/v9"
 	stripe     = "github.com/stripe/stripe-go/v76"
 	jwt        = "github.com/golang-jwt/jwt/v5"
-	otel       = "go.opentelemetry.io/otel"
 	prometheus = "github.com/prometheus/client_golang"
 	miniredis  = "github.com/alicebob/miniredis/v2"
 	testify    = "github.com/stretchr/testify"
 )
 
-var modules = []string{pgx, sdk, redis, stripe, jwt, otel, prometheus, miniredis, testify}
+var modules = []string{pgx, sdk, redis, stripe, jwt, prometheus, miniredis, testify}
 
 // access says which modules a package may import outside its tests.
 type access struct {
@@ -31,7 +30,7 @@ var thirdParty = map[string]access{
 	"tenancy":               {api: []string{pgx}},
 	"tenancy/apikey":        {api: []string{pgx}},
 	"tenancy/mcptenant":     {api: []string{sdk}, inner: []string{jwt}},
-	"tenancy/tenancytest":   {api: []string{pgx}, inner: []string{testify}},
+	"tenancy/tenancytest":   {api: []string{pgx}},
 	"metering":              {api: []string{sdk}},
 	"metering/redisquota":   {api: []string{redis}},
 	"metering/meteringtest": {inner: []string{testify}},
@@ -46,7 +45,7 @@ var thirdParty = map[string]access{
 	"internal/devstack":     {inner: []string{pgx, miniredis}},
 	"internal/devtest":      {api: []string{pgx}},
 	"examples/quickstart":   {inner: []string{sdk}},
-	"examples/server":       {inner: []string{pgx, sdk, redis, stripe, jwt, otel, prometheus}},
+	"examples/server":       {inner: []string{pgx, sdk, redis, prometheus}},
 }
 
 // arrow is a rule on everything that a package reaches through imports outside

@@ -30,8 +30,8 @@ func Redis(t testing.TB) *RedisServer {
 	return startRedis(t, false)
 }
 
-// DurableRedis starts a server that has written a command to disk before it
-// answers (appendonly, fsync always), so that data survives Stop and Kill.
+// DurableRedis starts a server that hands every command to the operating
+// system before it answers (appendonly), so that data survives Stop and Kill.
 func DurableRedis(t testing.TB) *RedisServer {
 	t.Helper()
 	return startRedis(t, true)
