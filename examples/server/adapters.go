@@ -63,9 +63,6 @@ func erase(data *tenancy.Data) func(context.Context, tenant.ID) (map[string]int6
 	return func(ctx context.Context, id tenant.ID) (map[string]int64, error) { return data.Erase(ctx, id) }
 }
 
-// settleUsage carries a leaving tenant's last usage to Stripe.
-func (a *app) settleUsage(ctx context.Context, id tenant.ID) error { return a.flushUsage(ctx, id) }
-
 // unsubscribe ends what the tenant pays for.
 func (a *app) unsubscribe(ctx context.Context, id tenant.ID, _ string) error {
 	subscriptions, err := a.ledger.Subscriptions(ctx, id)

@@ -15,7 +15,7 @@ import (
 
 // adminMux is what the operator can reach, on a listener and with a credential
 // of its own. An API key of a tenant opens nothing here.
-func (a *app) adminMux(string) http.Handler {
+func (a *app) adminMux() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /console", a.console)
 	mux.Handle("GET /metrics", a.metricsHandler())

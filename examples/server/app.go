@@ -222,7 +222,7 @@ func (a *app) buildOnboarding(context.Context) error {
 		Canary:      canary,
 		Configure:   data.Configure,
 		Staleness:   time.Second + toolTimeout,
-		SettleUsage: a.settleUsage,
+		SettleUsage: a.flushUsage,
 		Unsubscribe: a.unsubscribe,
 		Archive:     onboarding.Dir(archiveDir(a.config)),
 		Exports:     []onboarding.Exporter{data, usageExport{a.ledger}},

@@ -13,8 +13,9 @@ import (
 	"github.com/mcpsaas/mcpsaas/tenancy/tenant"
 )
 
-// config is what a person can set. Every flag has an environment variable of
-// the same name in capitals; the flag wins.
+// config is what a person can set. Every setting is a flag and an environment
+// variable of the same name in capitals; the flag wins. Switches, such as
+// -production, are flags alone.
 type config struct {
 	addr          string
 	adminAddr     string

@@ -155,7 +155,7 @@ func (a *app) demoKey(ctx context.Context, id tenant.ID) (string, error) {
 }
 
 // print tells a person what to try.
-func (d *demo) print(w io.Writer) error {
+func (d *demo) print(w io.Writer) {
 	fmt.Fprintf(w, "\nDemo tenants:\n")
 	for _, t := range d.Tenants {
 		fmt.Fprintf(w, "  %-10s  %s  %s\n", t.Plan, t.ID, t.APIKey)
@@ -173,7 +173,6 @@ Try it:
 An MCP client takes this:
 %s
 `, d.MCPURL, key, d.publicURL, d.HealthURL, clientConfig(d.publicURL, key))
-	return nil
 }
 
 // write puts the demo where a program finds it, whole or not at all.

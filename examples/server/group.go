@@ -7,8 +7,7 @@ import (
 	"sync"
 )
 
-// group runs the server's workers: the first that fails stops them all, and
-// wait returns when the last is gone.
+// group runs the server's workers: the first that fails stops them all.
 type group struct {
 	ctx    context.Context
 	cancel context.CancelFunc

@@ -46,7 +46,7 @@ func (m *metrics) fault(_ context.Context, f mcptenant.Fault) {
 	m.faults.WithLabelValues(f.Class).Inc()
 }
 
-// handler serves the metrics. Gauges are read from what is known already: a
+// metricsHandler serves the metrics. Gauges are read from what is known already: a
 // scrape runs no check and asks no database.
 func (a *app) metricsHandler() http.Handler {
 	r := a.metrics.registry

@@ -3,9 +3,7 @@ package main
 import (
 	"context"
 	_ "embed"
-	"encoding/json"
 	"fmt"
-	"slices"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -62,7 +60,7 @@ func checkMigrated(ctx context.Context, databaseURL string) error {
 		}
 	}
 	if len(missing) > 0 {
-		return fmt.Errorf("the database has no %s: run `server migrate`", slices.Sorted(slices.Values(missing))[0])
+		return fmt.Errorf("the database has no %s: run `server migrate`", missing[0])
 	}
 	return nil
 }
@@ -78,9 +76,8 @@ func migrateCommand(ctx context.Context, env *environment, args []string) error 
 	if err := migrate(ctx, env.config.databaseURL); err != nil {
 		return err
 	}
-	if env.config.json {
-		return json.NewEncoder(env.stdout).Encode(map[string]any{"migrated": true, "seconds": time.Since(start).Seconds()})
-	}
-	fmt.Fprintf(env.stdout, "the schema is up to date (%s)\n", time.Since(start).Round(time.Millisecond))
-	return nil
+	took := time.Since(start)
+	return env.print(map[string]any{"migrated": true, "seconds": took.Seconds()}, func() {
+		fmt.Fprintf(env.stdout, "the schema is up to date (%s)\n", took.Round(time.Millisecond))
+	})
 }

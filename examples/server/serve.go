@@ -104,7 +104,7 @@ func serve(ctx context.Context, env *environment, args []string) (err error) {
 	a.work(workers)
 	servers := newGroup(ctx)
 	publicServer := newHTTPServer(publicMux, logger)
-	adminServer := newHTTPServer(a.adminMux(admin.Addr().String()), logger)
+	adminServer := newHTTPServer(a.adminMux(), logger)
 	servers.run("public listener", func(context.Context) error { return serveHTTP(publicServer, public) })
 	servers.run("admin listener", func(context.Context) error { return serveHTTP(adminServer, admin) })
 
@@ -134,9 +134,7 @@ func (a *app) announce(ctx context.Context, stdout io.Writer, dev *devParts, adm
 		if err != nil {
 			return fmt.Errorf("demo: %w", err)
 		}
-		if err := d.print(stdout); err != nil {
-			return err
-		}
+		d.print(stdout)
 		if a.config.demoJSON != "" {
 			if err := d.write(a.config.demoJSON); err != nil {
 				return fmt.Errorf("-demo-json: %w", err)

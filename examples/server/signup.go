@@ -2,7 +2,6 @@ package main
 
 import (
 	"bytes"
-	"context"
 	"embed"
 	"encoding/json"
 	"errors"
@@ -124,7 +123,7 @@ func (s *signup) claim(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if out.Ready {
-		token, err := s.firstKey(r.Context(), out)
+		token, err := s.keys.Claim(r.Context(), out.Tenant)
 		switch {
 		case errors.Is(err, apikey.ErrClaimed):
 			out.Ready, out.Claimed = false, true
@@ -137,10 +136,6 @@ func (s *signup) claim(w http.ResponseWriter, r *http.Request) {
 		}
 	}
 	s.show(w, r, out)
-}
-
-func (s *signup) firstKey(ctx context.Context, out returned) (string, error) {
-	return s.keys.Claim(ctx, out.Tenant)
 }
 
 func (s *signup) show(w http.ResponseWriter, r *http.Request, out returned) {
