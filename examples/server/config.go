@@ -30,6 +30,7 @@ type config struct {
 	spoolDir      string
 	archiveDir    string
 	adminToken    string
+	tellAdmin     bool // adminToken was made at this start, and is printed
 	report        time.Duration
 	budget        time.Duration
 
@@ -74,11 +75,12 @@ func (c *config) parse(name string, args []string, getenv func(string) string, o
 	fs := flag.NewFlagSet(name, flag.ContinueOnError)
 	fs.SetOutput(output)
 	for _, s := range c.settings() {
-		value := s.value
+		fs.StringVar(s.dest, s.flag, s.value, s.usage+" ($"+s.env+")")
+		// Not as the flag's default, which is printed for -help and after every
+		// slip: it may be a secret.
 		if v := getenv(s.env); v != "" {
-			value = v
+			*s.dest = v
 		}
-		fs.StringVar(s.dest, s.flag, value, s.usage+" ($"+s.env+")")
 	}
 	durations := []struct {
 		flag, env, usage string
@@ -137,6 +139,10 @@ func (c *config) unconfigured() bool {
 	return c.databaseURL == "" && c.redisURL == "" && c.stripeKey == "" && c.stripeBase == ""
 }
 
+// minAdminToken is the length from which on guessing is hopeless: the public
+// listener, too, takes the operator's word at /health.
+const minAdminToken = 16
+
 // check refuses what can't work, naming every setting that is wrong.
 func (c *config) check() error {
 	var errs []error
@@ -165,6 +171,9 @@ func (c *config) check() error {
 	}
 	if c.pepper != "" && len(c.pepper) < 32 {
 		errs = append(errs, fmt.Errorf("API_KEY_PEPPER has %d characters: want 32 or more", len(c.pepper)))
+	}
+	if n := len(c.adminToken); n > 0 && n < minAdminToken {
+		errs = append(errs, fmt.Errorf("ADMIN_TOKEN has %d characters: want %d or more", n, minAdminToken))
 	}
 	if c.demoJSON != "" {
 		if info, err := os.Stat(filepath.Dir(c.demoJSON)); err != nil || !info.IsDir() {

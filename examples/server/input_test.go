@@ -64,6 +64,26 @@ func TestBadInput(t *testing.T) {
 		require.NoError(t, err)
 		res.Body.Close()
 		require.Equal(t, http.StatusRequestEntityTooLarge, res.StatusCode)
+
+		for _, path := range []string{"/signup", "/signup/return"} {
+			res, err := http.Post(r.base+path, "application/x-www-form-urlencoded", strings.NewReader("plan="+strings.Repeat("x", 10<<20)))
+			require.NoError(t, err)
+			res.Body.Close()
+			require.Equal(t, http.StatusRequestEntityTooLarge, res.StatusCode)
+
+			// Mutation: FormValue reads all of it, and writes it to a file.
+			file := "--x\r\nContent-Disposition: form-data; name=\"f\"; filename=\"f\"\r\n\r\n" + strings.Repeat("x", 10<<20) +
+				"\r\n--x\r\nContent-Disposition: form-data; name=\"plan\"\r\n\r\nfree\r\n--x--\r\n"
+			req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, r.base+path, strings.NewReader(file))
+			require.NoError(t, err)
+			req.Header.Set("Content-Type", "multipart/form-data; boundary=x")
+			req.Header.Set("Accept", "application/json")
+			res, err = http.DefaultClient.Do(req)
+			if err == nil { // or the connection was closed while it was being written to
+				res.Body.Close()
+				require.Contains(t, []int{http.StatusBadRequest, http.StatusNotFound}, res.StatusCode)
+			}
+		}
 	})
 
 	t.Run("credentials", func(t *testing.T) {
@@ -199,6 +219,7 @@ func TestBadSettings(t *testing.T) {
 		"production without settings": {[]string{"serve", "-production"}, nil,
 			[]string{"DATABASE_URL", "APP_DATABASE_URL", "REDIS_URL", "STRIPE_SECRET_KEY", "STRIPE_WEBHOOK_SECRET", "PUBLIC_URL", "API_KEY_PEPPER", "SPOOL_DIR"}},
 		"short pepper":           {[]string{"serve"}, map[string]string{"API_KEY_PEPPER": "short"}, []string{"API_KEY_PEPPER has 5 characters"}},
+		"short admin password":   {[]string{"serve"}, map[string]string{"ADMIN_TOKEN": "guess"}, []string{"ADMIN_TOKEN has 5 characters"}},
 		"Stripe without secret":  {[]string{"serve"}, map[string]string{"STRIPE_SECRET_KEY": "sk_test_x"}, []string{"STRIPE_WEBHOOK_SECRET"}},
 		"app database alone":     {[]string{"serve"}, map[string]string{"APP_DATABASE_URL": "postgres://x"}, []string{"DATABASE_URL is not set"}},
 		"interval":               {[]string{"serve"}, map[string]string{"REPORT_INTERVAL": "soon"}, []string{`REPORT_INTERVAL "soon"`}},
@@ -215,5 +236,17 @@ func TestBadSettings(t *testing.T) {
 		for _, want := range c.want {
 			require.ErrorContains(t, err, want, name)
 		}
+	}
+}
+
+// Mutation: with the environment as the flags' defaults all of them are printed.
+func TestUsageTellsNoSecrets(t *testing.T) {
+	t.Parallel()
+	for _, arg := range []string{"-help", "-no-such-flag"} {
+		var out bytes.Buffer
+		getenv := func(name string) string { return "hunter2 of " + name }
+		require.Error(t, run(t.Context(), []string{"serve", arg}, getenv, &out, &out))
+		require.Contains(t, out.String(), "DATABASE_URL")
+		require.NotContains(t, out.String(), "hunter2")
 	}
 }

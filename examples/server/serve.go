@@ -62,7 +62,8 @@ func serve(ctx context.Context, env *environment, args []string) (err error) {
 		c.publicURL = "http://" + public.Addr().String()
 	}
 
-	if c.adminToken == "" {
+	c.tellAdmin = c.adminToken == ""
+	if c.tellAdmin {
 		c.adminToken = rand.Text()
 	}
 	if c.unconfigured() && !c.production {
@@ -141,6 +142,9 @@ func (a *app) announce(ctx context.Context, stdout io.Writer, dev *devParts, adm
 			}
 		}
 	}
+	if !a.config.tellAdmin { // a secret that is known needn't be in a log
+		adminURL = "http://" + adminAddr
+	}
 	fmt.Fprintf(stdout, "\nready: MCP at %s/mcp, console at %s/console\n", a.config.publicURL, adminURL)
 	return nil
 }
@@ -184,6 +188,7 @@ func newHTTPServer(h http.Handler, logger *slog.Logger) *http.Server {
 	return &http.Server{
 		Handler:           h,
 		ReadHeaderTimeout: 5 * time.Second,
+		ReadTimeout:       30 * time.Second, // for the body; streams of answers have no end
 		IdleTimeout:       2 * time.Minute,
 		MaxHeaderBytes:    32 << 10,
 		ErrorLog:          slog.NewLogLogger(logger.Handler(), slog.LevelWarn),

@@ -31,10 +31,30 @@ type signup struct {
 }
 
 func (s *signup) register(mux *http.ServeMux) {
-	mux.HandleFunc("GET /signup", s.choose)
-	mux.HandleFunc("POST /signup", s.begin)
-	mux.HandleFunc("GET /signup/return", s.comeBack)
-	mux.HandleFunc("POST /signup/return", s.claim)
+	mux.HandleFunc("GET /signup", s.form(s.choose))
+	mux.HandleFunc("POST /signup", s.form(s.begin))
+	mux.HandleFunc("GET /signup/return", s.form(s.comeBack))
+	mux.HandleFunc("POST /signup/return", s.form(s.claim))
+}
+
+// maxForm is the size of the largest form. A browser sends less than 200 bytes.
+const maxForm = 16 << 10
+
+// form reads a small form before next asks for its fields. It takes no
+// multipart form, whose files net/http would keep on disk, however large.
+func (s *signup) form(next http.HandlerFunc) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		r.Body = http.MaxBytesReader(w, r.Body, maxForm)
+		if err := r.ParseForm(); err != nil {
+			if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
+				s.fail(w, r, http.StatusRequestEntityTooLarge, "the form is larger than 16 KiB")
+				return
+			}
+			s.fail(w, r, http.StatusBadRequest, "the form can't be read")
+			return
+		}
+		next(w, r)
+	}
 }
 
 // choose shows the plans; with ?plan= it goes straight to checkout, so that a
@@ -50,7 +70,7 @@ func (s *signup) choose(w http.ResponseWriter, r *http.Request) {
 // begin opens a checkout for a new tenant. The tenant exists from the moment
 // that Stripe says it is paid, not before.
 func (s *signup) begin(w http.ResponseWriter, r *http.Request) {
-	plan := tenant.Plan(r.FormValue("plan"))
+	plan := tenant.Plan(r.Form.Get("plan"))
 	if !sold(plan) {
 		s.fail(w, r, http.StatusBadRequest, "unknown plan "+quote(string(plan))+": want one of "+planNames())
 		return
@@ -88,7 +108,7 @@ type returned struct {
 // session reads the checkout that a buyer comes back from. Its id can't be
 // guessed: who knows it has been there.
 func (s *signup) session(w http.ResponseWriter, r *http.Request) (returned, bool) {
-	id := r.FormValue("session_id")
+	id := r.Form.Get("session_id")
 	checkout, err := s.stripe.Checkout(r.Context(), id)
 	switch {
 	case errors.Is(err, stripebill.ErrNotFound):
