@@ -2,16 +2,12 @@ package tenancy
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"sync"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
 )
-
-// ErrPoolExhausted means that callers keep waiting for a connection.
-var ErrPoolExhausted = errors.New("tenancy: the pool is exhausted")
 
 // queueGauge remembers the pool's counters of the last check.
 type queueGauge struct {

@@ -29,7 +29,7 @@ var (
 	// protection.
 	ErrUnprotected = errors.New("tenancy: table is not protected")
 
-	// ErrPoolExhausted means that callers wait for a connection.
+	// ErrPoolExhausted means that callers keep waiting for a connection.
 	ErrPoolExhausted = errors.New("tenancy: the pool is exhausted")
 )
 
