@@ -2,6 +2,7 @@ package archtest_test
 
 import (
 	"maps"
+	"path"
 	"strings"
 	"testing"
 	"testing/fstest"
@@ -21,7 +22,7 @@ const (
 
 // lawful returns a small module that breaks no rule.
 func lawful() fstest.MapFS {
-	return fstest.MapFS{
+	tree := fstest.MapFS{
 		"go.mod":                              text("module example.org/m\n"),
 		"docs/design.md":                      text("# Design\n"),
 		".ci/run":                             text("#!/bin/sh\n"),
@@ -49,6 +50,12 @@ func lawful() fstest.MapFS {
 		"internal/devtest/devtest.go":         source("devtest", "testing", here+"internal/devstack"),
 		"examples/server/main.go":             source("main", pgx, here+"internal/devstack", here+"billing/stripebill/stripetest"),
 	}
+	for name := range maps.Clone(tree) {
+		if dir := path.Dir(name); path.Ext(name) == ".go" && !strings.HasPrefix(name, "examples/") {
+			tree[dir+"/example_test.go"] = code(path.Base(dir)+"_test", "func Example() {}\n")
+		}
+	}
+	return tree
 }
 
 func text(s string) *fstest.MapFile { return &fstest.MapFile{Data: []byte(s)} }
@@ -109,6 +116,7 @@ func TestCheckFinds(t *testing.T) {
 		"second file with stripe":             {"billing/stripebill/x.go", source("stripebill", stripe), "only one file may import"},
 		"sleep in a test":                     {"tenancy/x_test.go", code("tenancy_test", "func f() { time.Sleep(1) }\n", "time"), "x_test.go:4: time.Sleep"},
 		"no package comment":                  {"tenancy/tenancy.go", text("package tenancy\n"), "tenancy: no package comment"},
+		"no example":                          {"health/example_test.go", code("health_test", "func TestExample() {}\n"), "health: no example"},
 		"function without comment":            {"tenancy/x.go", code("tenancy", "func New() {}\n"), "x.go:3: New has no comment"},
 		"method without comment":              {"tenancy/x.go", code("tenancy", "type db struct{}\n// DB is.\ntype DB[T any] struct{ db }\nfunc (*DB[T]) Open() {}\n"), "x.go:6: Open has no comment"},
 		"type without comment":                {"tenancy/x.go", code("tenancy", "type DB struct{}\n"), "DB has no comment"},

@@ -1,6 +1,6 @@
 // Package archtest holds the rules of the house as a test: who may import
 // whom, what may stand in an exported API, that everything exported is
-// documented, and a few habits that reviews forget.
+// documented, that every package has an example, and a few habits that reviews forget.
 //
 // [Check] reads the source with go/parser. It takes no build system into
 // account, so that a file for another operating system is checked as well, and

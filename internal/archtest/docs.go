@@ -7,17 +7,19 @@ import (
 	"strings"
 )
 
-// checkDocs wants a package comment on every package, and a comment on every
-// exported name of those that can be imported.
+// checkDocs wants a package comment on every package, and of those that can be
+// imported a comment on every exported name, and an example.
 func (t *tree) checkDocs(p *pkg) {
-	documented, sources := false, 0
+	documented, program, shown, sources := false, false, false, 0
 	for _, f := range p.files {
 		if f.test {
+			shown = shown || slices.ContainsFunc(f.ast.Decls, isExample)
 			continue
 		}
 		sources++
 		documented = documented || f.ast.Doc != nil
 		if f.ast.Name.Name == "main" {
+			program = true
 			continue
 		}
 		for _, decl := range f.ast.Decls {
@@ -27,6 +29,14 @@ func (t *tree) checkDocs(p *pkg) {
 	if sources > 0 && !documented {
 		t.report(p.dir, "no package comment")
 	}
+	if sources > 0 && !program && !shown {
+		t.report(p.dir, "no example")
+	}
+}
+
+func isExample(decl ast.Decl) bool {
+	d, ok := decl.(*ast.FuncDecl)
+	return ok && d.Recv == nil && strings.HasPrefix(d.Name.Name, "Example")
 }
 
 func (t *tree) checkDeclDoc(decl ast.Decl) {
