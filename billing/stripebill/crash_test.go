@@ -37,7 +37,8 @@ var ledgerTemplate = devtest.Template{
 // produced.
 //
 // Mutations seen by it: another identifier for each attempt, usage records
-// incremented instead of set, Verify never answering Present.
+// incremented instead of set, Verify never answering Present, WindowConfirmed
+// ignored.
 func TestCrashMatrix(t *testing.T) {
 	t.Parallel()
 	for _, mode := range []billing.Mode{billing.ModeMeter, billing.ModeUsageRecord} {
