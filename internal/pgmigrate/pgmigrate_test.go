@@ -181,7 +181,7 @@ func TestRunRefusesNames(t *testing.T) {
 		"none":       {"demo", files("x.md", ""), "no .sql files"},
 		"no number":  {"demo", files("first.sql", ""), `file "first.sql"`},
 		"short":      {"demo", files("001_first.sql", ""), `file "001_first.sql"`},
-		"zero":       {"demo", files("0000_first.sql", ""), "start at 0001"},
+		"zero":       {"demo", files("0000_first.sql", ""), "start at 1"},
 		"twice":      {"demo", files("0001_a.sql", "", "0001_b.sql", ""), `"0001_a.sql" and "0001_b.sql"`},
 		"upper case": {"demo", files("0001_First.sql", ""), `file "0001_First.sql"`},
 	} {
