@@ -5,14 +5,15 @@ with role as materialized (
 	select r.oid, r.rolname::text as name, r.rolsuper, r.rolbypassrls, r.rolcreaterole, r.rolreplication, r.rolinherit
 	from pg_roles r where r.rolname = any ($1::text[])
 ), db as materialized (
-	select d.oid, d.datname::text as name, d.datdba from pg_database d where d.datname = current_database()
+	select d.oid, d.datname::text as name, d.datdba, d.datacl as acl from pg_database d where d.datname = current_database()
 ), ns as materialized (
-	select n.oid, n.nspname::text as name, n.nspowner as owner
+	select n.oid, n.nspname::text as name, n.nspowner as owner, n.nspacl as acl
 	from pg_namespace n where n.nspname !~ '^pg_' and n.nspname <> 'information_schema'
 ), tenant_column as materialized (
 	select a.attrelid, a.attnum, format_type(a.atttypid, null) as type, a.attnotnull as not_null,
 		coalesce(pg_get_expr(d.adbin, d.adrelid), '') as preset
 	from pg_attribute a
+	join pg_class c on c.oid = a.attrelid and c.relkind in ('r', 'p', 'v', 'm', 'f')
 	left join pg_attrdef d on d.adrelid = a.attrelid and d.adnum = a.attnum
 	where a.attname = 'tenant_id' and not a.attisdropped
 ), rel as materialized (
@@ -22,11 +23,11 @@ with role as materialized (
 		c.relkind in ('r', 'p') and n.name <> 'mcpsaas' and t.attnum is not null as tenants
 	from pg_class c
 	join ns n on n.oid = c.relnamespace
-	left join tenant_column t on t.attrelid = c.oid and c.relkind <> 'S'
+	left join tenant_column t on t.attrelid = c.oid
 	where c.relkind in ('r', 'p', 'v', 'm', 'f', 'S')
 ), proc as materialized (
 	-- Functions that matter: by how they run, or by who calls them.
-	select p.oid, n.name as schema, p.proname::text as name, p.proowner as owner, p.prosecdef, p.proleakproof, p.provolatile,
+	select p.oid, n.name as schema, p.proname::text as name, p.proowner as owner, p.proacl as acl, p.prosecdef, p.proleakproof, p.provolatile,
 		p.proconfig, p.pronargs, p.prosrc
 	from pg_proc p
 	join ns n on n.oid = p.pronamespace
@@ -35,11 +36,50 @@ with role as materialized (
 			where d.classid = 'pg_policy'::regclass and d.refclassid = 'pg_proc'::regclass)
 		or p.oid in (select g.tgfoid from pg_trigger g join rel on rel.oid = g.tgrelid where rel.tenants and not g.tgisinternal)
 ), danger as materialized (
-	-- Roles that nobody bound by the policies may become.
+	-- Roles that the application's may not be able to become.
 	select m.oid, m.rolname::text as name from pg_roles m, db
 	where m.rolsuper or m.rolbypassrls or m.rolcreaterole or m.rolreplication or m.oid = db.datdba
-		or m.rolname in ('pg_read_all_data', 'pg_write_all_data', 'pg_execute_server_program', 'pg_read_server_files', 'pg_write_server_files')
+		or m.rolname ~ '^pg_' or m.rolname = $2::text
 		or m.oid in (select rel.owner from rel) or m.oid in (select ns.owner from ns) or m.oid in (select proc.owner from proc)
+), reach as materialized (
+	-- Whose privileges a role has: its own and, by set role, those of each that
+	-- it is a member of, whether it inherits them or not. What it has by a
+	-- dangerous one isn't told: that it is a member is. 0 is public.
+	select r.oid as role, r.name as role_name, m.oid, m.rolname::text as name
+	from role r join pg_roles m on m.oid = r.oid or pg_has_role(r.oid, m.oid, 'member') and not exists (
+		select from danger d where d.oid <> r.oid and pg_has_role(r.oid, d.oid, 'member') and pg_has_role(d.oid, m.oid, 'member'))
+	where not r.rolsuper
+	union all
+	select r.oid, r.name, 0, '' from role r where not r.rolsuper
+), acl as materialized (
+	select rel.oid, a.grantee, a.privilege_type from rel, aclexplode(rel.acl) a
+	union
+	select a.attrelid, x.grantee, x.privilege_type
+	from pg_attribute a join rel on rel.oid = a.attrelid, aclexplode(a.attacl) x
+	where a.attacl is not null
+), access as materialized (
+	select acl.oid, json_agg(json_build_object('role', reach.role_name, 'via', reach.name, 'privilege', lower(acl.privilege_type))
+		order by reach.role_name, reach.name, acl.privilege_type) as grants
+	from acl join reach on reach.oid = acl.grantee join rel on rel.oid = acl.oid
+	where rel.owner <> reach.role
+	group by acl.oid
+), db_access as materialized (
+	select reach.role, reach.name, a.privilege_type
+	from db, aclexplode(coalesce(db.acl, acldefault('d', db.datdba))) a
+	join reach on reach.oid = a.grantee
+	where db.datdba <> reach.role
+), ns_access as materialized (
+	select reach.role, ns.name as schema, reach.name, a.privilege_type
+	from ns, aclexplode(ns.acl) a
+	join reach on reach.oid = a.grantee
+	where ns.owner <> reach.role
+), file_proc as materialized (
+	select p.oid::regprocedure::text as name, p.proname, reach.role, reach.name as via
+	from pg_proc p, aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) a
+	join reach on reach.oid = a.grantee
+	where p.pronamespace = 'pg_catalog'::regnamespace and a.privilege_type = 'EXECUTE' and p.proname in (
+		'lo_import', 'lo_export', 'pg_read_file', 'pg_read_binary_file', 'pg_ls_dir', 'pg_stat_file', 'lo_creat', 'lo_create', 'lo_from_bytea',
+		'lo_open', 'lo_get', 'lo_put', 'lo_unlink', 'loread', 'lowrite', 'lo_truncate', 'lo_truncate64')
 ), free as materialized (
 	select m.oid from pg_roles m where m.rolsuper or m.rolbypassrls
 ), opclass as materialized (
@@ -70,19 +110,21 @@ select json_build_object(
 		from pg_auth_members a join pg_roles g on g.oid = a.roleid
 		where a.member = r.oid and exists (select from danger d where pg_has_role(g.oid, d.oid, 'member'))),
 	'owns_database', (select datdba = r.oid from db),
-	'temporary', (select has_database_privilege(r.oid, db.oid, 'temporary') from db),
-	'create', (select has_database_privilege(r.oid, db.oid, 'create') from db),
-	'creatable', (select coalesce(json_agg(ns.name order by ns.name), '[]') from ns where has_schema_privilege(r.oid, ns.oid, 'create')),
+	'temporary', (select coalesce(json_agg(a.name order by a.name), '[]') from db_access a where a.role = r.oid and a.privilege_type = 'TEMPORARY'),
+	'create', (select coalesce(json_agg(a.name order by a.name), '[]') from db_access a where a.role = r.oid and a.privilege_type = 'CREATE'),
+	'creatable', (select coalesce(json_agg(json_build_object('schema', a.schema, 'via', a.via) order by a.schema), '[]')
+		from (select a.schema, json_agg(a.name order by a.name) as via from ns_access a
+			where a.role = r.oid and a.privilege_type = 'CREATE' group by a.schema) a),
 	'owned_schemas', (select coalesce(json_agg(ns.name order by ns.name), '[]') from ns where ns.owner = r.oid),
-	'control_usage', exists (select from ns where ns.name = 'mcpsaas' and has_schema_privilege(r.oid, ns.oid, 'usage')),
-	'files', (select coalesce(json_agg(p.oid::regprocedure::text order by 1), '[]') from pg_proc p
-		where p.pronamespace = 'pg_catalog'::regnamespace and has_function_privilege(r.oid, p.oid, 'execute')
-		and p.proname in ('lo_import', 'lo_export', 'pg_read_file', 'pg_read_binary_file', 'pg_ls_dir', 'pg_stat_file')),
-	'large_object_functions', (select coalesce(json_agg(p.oid::regprocedure::text order by 1), '[]') from pg_proc p
-		where p.pronamespace = 'pg_catalog'::regnamespace and has_function_privilege(r.oid, p.oid, 'execute')
-		and p.proname in ('lo_creat', 'lo_create', 'lo_from_bytea', 'lo_open', 'lo_get', 'lo_put', 'lo_unlink', 'loread', 'lowrite', 'lo_truncate', 'lo_truncate64')),
+	'control_usage', (select coalesce(json_agg(a.name order by a.name), '[]') from ns_access a
+		where a.role = r.oid and a.schema = 'mcpsaas' and a.privilege_type = 'USAGE'),
+	'functions', (select coalesce(json_agg(json_build_object('name', f.name, 'via', f.via,
+		'files', f.proname in ('lo_import', 'lo_export') or f.proname ~ '^pg_') order by f.name), '[]')
+		from (select f.name, f.proname, json_agg(f.via order by f.via) as via from file_proc f where f.role = r.oid group by 1, 2) f),
 	'large_objects', (select count(*) from pg_largeobject_metadata l
-		where exists (select from aclexplode(coalesce(l.lomacl, acldefault('L', l.lomowner))) a where a.grantee in (0, r.oid)))
+		where exists (select from aclexplode(coalesce(l.lomacl, acldefault('L', l.lomowner))) a
+			where a.grantee in (select reach.oid from reach where reach.role = r.oid))),
+	'reach', (select coalesce(json_agg(reach.name order by reach.name), '[]') from reach where reach.role = r.oid and reach.oid <> 0)
 	) order by r.name), '[]') from role r),
 'control', (select json_build_object('name', r.rolname, 'login', r.rolcanlogin, 'super', r.rolsuper, 'bypass', r.rolbypassrls, 'create_role', r.rolcreaterole)
 	from pg_roles r where r.rolname = $2::text),
@@ -97,22 +139,9 @@ select json_build_object(
 		from pg_rewrite w
 		join pg_depend d on d.classid = 'pg_rewrite'::regclass and d.objid = w.oid and d.refclassid = 'pg_class'::regclass
 		where w.ev_class = rel.oid and d.refobjid <> rel.oid) else '[]' end,
-	'public', exists (select from aclexplode(rel.acl) a where a.grantee = 0)
-		or exists (select from pg_attribute a, aclexplode(a.attacl) x where a.attrelid = rel.oid and a.attacl is not null and x.grantee = 0),
-	'access', (select json_object_agg(r.name, p.letters) from role r, lateral (select case when rel.kind = 'S' then concat(
-			case when has_sequence_privilege(r.oid, rel.oid, 'select') then 'r' end,
-			case when has_sequence_privilege(r.oid, rel.oid, 'usage') then 'U' end,
-			case when has_sequence_privilege(r.oid, rel.oid, 'update') then 'w' end)
-		else concat(
-			case when has_any_column_privilege(r.oid, rel.oid, 'select') then 'r' end,
-			case when has_any_column_privilege(r.oid, rel.oid, 'insert') then 'a' end,
-			case when has_any_column_privilege(r.oid, rel.oid, 'update') then 'w' end,
-			case when has_table_privilege(r.oid, rel.oid, 'delete') then 'd' end,
-			case when has_table_privilege(r.oid, rel.oid, 'truncate') then 'D' end,
-			case when has_any_column_privilege(r.oid, rel.oid, 'references') then 'x' end,
-			case when has_table_privilege(r.oid, rel.oid, 'trigger') then 't' end) end) p(letters)
-		where p.letters <> '' and not r.rolsuper and rel.owner <> r.oid)
-	) order by rel.schema, rel.name), '[]') from rel),
+	'public', exists (select from acl where acl.oid = rel.oid and acl.grantee = 0),
+	'access', access.grants
+	) order by rel.schema, rel.name), '[]') from rel left join access on access.oid = rel.oid),
 'policies', (select coalesce(json_agg(json_build_object(
 	'table', p.polrelid::bigint, 'name', p.polname, 'permissive', p.polpermissive, 'command', p.polcmd,
 	'everyone', p.polroles = '{0}',
@@ -131,8 +160,11 @@ select json_build_object(
 			where k.n <= i.indnkeyatts and k.attnum <> rel.attnum and (not opclass.leakproof or k.attnum = 0 and exists (
 				select from regexp_matches(i.indexprs::text, ':(?:funcid|opfuncid) (\d+)', 'g') f
 				join pg_proc p on p.oid = f[1]::oid where not p.proleakproof))) k),
-	'constraint', coalesce(c.conname, ''), 'constraint_def', coalesce(pg_get_constraintdef(c.oid), ''),
-	'def', case when i.indisunique then pg_get_indexdef(i.indexrelid) else '' end
+	-- Definitions are slow to print: only those that a mend may need.
+	'constraint', coalesce(c.conname, ''),
+	'constraint_def', case when c.oid is null or rel.attnum = any ((i.indkey::int2[])[0:i.indnkeyatts - 1]) then '' else pg_get_constraintdef(c.oid) end,
+	'def', case when i.indisunique and (i.indrelid in (select confrelid from pg_constraint where contype = 'f')
+			or not rel.attnum = any ((i.indkey::int2[])[0:i.indnkeyatts - 1])) then pg_get_indexdef(i.indexrelid) else '' end
 	) order by x.relname), '[]')
 	from pg_index i
 	join rel on rel.oid = i.indrelid
@@ -156,9 +188,8 @@ select json_build_object(
 	'definer', p.prosecdef, 'leakproof', p.proleakproof, 'volatility', p.provolatile,
 	'reads_settings', p.pronargs = 0 or p.prosrc ~* 'current_setting',
 	'search_path', (select substr(s, 13) from unnest(p.proconfig) s where s like 'search_path=%'),
-	'executable', (select coalesce(json_agg(r.name order by r.name), '[]') from role r
-		where not r.rolsuper and p.owner <> r.oid and has_function_privilege(r.oid, p.oid, 'execute')),
-	'owned', (select coalesce(json_agg(r.name), '[]') from role r where p.owner = r.oid)
+	'executable', (select coalesce(json_agg(distinct reach.name), '[]') from aclexplode(coalesce(p.acl, acldefault('f', p.owner))) a
+		join reach on reach.oid = a.grantee where p.owner <> reach.role and a.privilege_type = 'EXECUTE')
 	) order by p.schema, p.name), '[]') from proc p),
 'triggers', (select coalesce(json_agg(json_build_object('table', g.tgrelid::bigint, 'name', g.tgname, 'function', g.tgfoid::bigint,
 	'disabled', g.tgenabled = 'D') order by g.tgname), '[]')
@@ -183,6 +214,6 @@ select json_build_object(
 	from (select distinct d.defaclrole, d.defaclnamespace, d.defaclobjtype, a.grantee
 		from pg_default_acl d, aclexplode(d.defaclacl) a where d.defaclobjtype in ('r', 'S')) d
 	left join pg_namespace n on n.oid = d.defaclnamespace
-	left join role r on r.oid = d.grantee
-	where d.defaclrole <> d.grantee and (d.grantee = 0 or r.oid is not null))
+	left join (select distinct oid, name from reach where oid <> 0) r on r.oid = d.grantee
+	where d.defaclrole <> d.grantee and (d.grantee = 0 or r.name is not null))
 )

@@ -4,6 +4,7 @@ import (
 	"context"
 	_ "embed"
 	"encoding/json"
+	"fmt"
 	"slices"
 	"strings"
 
@@ -13,9 +14,11 @@ import (
 //go:embed audit.sql
 var auditSQL string
 
-// qualifySQL makes expressions print every name that isn't PostgreSQL's own
-// with its schema: public.current_setting can't pass for the real one.
-const qualifySQL = `select set_config('search_path', 'pg_catalog', true), set_config('transaction_read_only', 'on', true)`
+// settleSQL makes expressions print every name that isn't PostgreSQL's own with
+// its schema, so that public.current_setting can't pass for the real one.
+// Compiling the query takes longer than running it.
+const settleSQL = `
+select set_config('search_path', 'pg_catalog', true), set_config('transaction_read_only', 'on', true), set_config('jit', 'off', true)`
 
 const sentinelSeenSQL = `select exists (select from public.tenant_marker where tenant_id = $1)`
 
@@ -59,15 +62,24 @@ type catalogRole struct {
 		Reaches []string `json:"reaches"`
 	} `json:"member"`
 	OwnsDatabase bool     `json:"owns_database"`
-	Temporary    bool     `json:"temporary"`
-	Create       bool     `json:"create"`
-	Creatable    []string `json:"creatable"`
 	OwnedSchemas []string `json:"owned_schemas"`
-	ControlUsage bool     `json:"control_usage"`
-	Files        []string `json:"files"`
+	Reach        []string `json:"reach"` // itself, and what it may become
 
-	LargeObjectFunctions []string `json:"large_object_functions"`
-	LargeObjects         int      `json:"large_objects"`
+	// Privileges that it has, by whom they were given to: a role or, as the
+	// empty string, public.
+	Temporary    []string `json:"temporary"`
+	Create       []string `json:"create"`
+	ControlUsage []string `json:"control_usage"`
+	Creatable    []struct {
+		Schema string   `json:"schema"`
+		Via    []string `json:"via"`
+	} `json:"creatable"`
+	Functions []struct { // of PostgreSQL's own
+		Name  string   `json:"name"`
+		Via   []string `json:"via"`
+		Files bool     `json:"files"` // reads or writes files of the server
+	} `json:"functions"`
+	LargeObjects int `json:"large_objects"`
 }
 
 type controlRole struct {
@@ -80,22 +92,29 @@ type controlRole struct {
 
 // relation is a table, a view or a sequence.
 type relation struct {
-	OID       uint32            `json:"oid"`
-	Schema    string            `json:"schema"`
-	Name      string            `json:"name"`
-	Kind      string            `json:"kind"` // pg_class.relkind
-	Owner     string            `json:"owner"`
-	OwnerFree bool              `json:"owner_free"` // no policy binds the owner
-	Enabled   bool              `json:"enabled"`
-	Forced    bool              `json:"forced"`
-	Partition bool              `json:"partition"`
-	Tenants   bool              `json:"tenants"` // a table with a tenant_id, and not one of the control tables
-	Invoker   bool              `json:"invoker"`
-	Column    *tenantColumn     `json:"column"`
-	Parents   []uint32          `json:"parents"`
-	Reads     []uint32          `json:"reads"`
-	Public    bool              `json:"public"`
-	Access    map[string]string `json:"access"` // privileges by role, as letters of an ACL
+	OID       uint32        `json:"oid"`
+	Schema    string        `json:"schema"`
+	Name      string        `json:"name"`
+	Kind      string        `json:"kind"` // pg_class.relkind
+	Owner     string        `json:"owner"`
+	OwnerFree bool          `json:"owner_free"` // no policy binds the owner
+	Enabled   bool          `json:"enabled"`
+	Forced    bool          `json:"forced"`
+	Partition bool          `json:"partition"`
+	Tenants   bool          `json:"tenants"` // a table with a tenant_id, and not one of the control tables
+	Invoker   bool          `json:"invoker"`
+	Column    *tenantColumn `json:"column"`
+	Parents   []uint32      `json:"parents"`
+	Reads     []uint32      `json:"reads"`
+	Public    bool          `json:"public"`
+	Access    []grant       `json:"access"`
+}
+
+// grant is a privilege that a role has by one that it may become, or by public.
+type grant struct {
+	Role      string `json:"role"`
+	Via       string `json:"via"`
+	Privilege string `json:"privilege"`
 }
 
 type tenantColumn struct {
@@ -109,6 +128,26 @@ func (r *relation) sql() string    { return pgx.Identifier{r.Schema, r.Name}.San
 
 // reached reports whether a role can do anything with it.
 func (r *relation) reached() bool { return len(r.Access) > 0 }
+
+// granted reports whether a role has one of the privileges.
+func (r *relation) granted(privileges ...string) bool {
+	return slices.ContainsFunc(r.Access, func(g grant) bool { return slices.Contains(privileges, g.Privilege) })
+}
+
+// revoke takes privileges from all that the application has them by.
+func (r *relation) revoke(what string) string {
+	var via []string
+	if r.Public {
+		via = append(via, "")
+	}
+	for _, g := range r.Access {
+		via = append(via, g.Via)
+	}
+	if r.Kind == "S" {
+		return fmt.Sprintf("revoke %s on sequence %s from %s;", what, r.sql(), roleList(via))
+	}
+	return fmt.Sprintf("revoke %s on %s from %s;", what, r.sql(), roleList(via))
+}
 
 // is reports whether it is the table of this name in schema public.
 func (r *relation) is(name string) bool { return r.Schema == "public" && r.Name == name }
@@ -165,8 +204,7 @@ type function struct {
 	Volatility    string   `json:"volatility"`
 	ReadsSettings bool     `json:"reads_settings"`
 	SearchPath    *string  `json:"search_path"`
-	Executable    []string `json:"executable"` // by which roles
-	Owned         []string `json:"owned"`      // by which roles
+	Executable    []string `json:"executable"` // by which roles, or public
 }
 
 func (f *function) object() string { return f.Schema + "." + f.Name + "(" + f.Arguments + ")" }
@@ -218,7 +256,7 @@ func readCatalog(ctx context.Context, db AuditConn, roles []string) (*catalog, e
 
 	var text []byte
 	batch := &pgx.Batch{}
-	batch.Queue(qualifySQL)
+	batch.Queue(settleSQL)
 	batch.Queue(auditSQL, roles, ControlRole).QueryRow(func(row pgx.Row) error { return row.Scan(&text) })
 	if err := tx.SendBatch(ctx, batch).Close(); err != nil {
 		return nil, err
@@ -262,13 +300,17 @@ func (c *catalog) tenantTables() []*relation {
 // then.
 func (r *relation) shielded() bool { return r.Partition && !r.reached() && !r.Public }
 
-// grantees lists who has to lose a privilege: the application's roles.
-func (c *catalog) grantees() string {
-	names := []string{"public"}
-	for _, r := range c.Roles {
-		names = append(names, pgx.Identifier{r.Name}.Sanitize())
+// roleList lists roles as a grant or a revoke does. The empty string is public.
+func roleList(names []string) string {
+	names = slices.Compact(slices.Sorted(slices.Values(names)))
+	quoted := make([]string, len(names))
+	for i, name := range names {
+		quoted[i] = "public"
+		if name != "" {
+			quoted[i] = pgx.Identifier{name}.Sanitize()
+		}
 	}
-	return strings.Join(names, ", ")
+	return strings.Join(quoted, ", ")
 }
 
 // rightfulOwner is who should own what a role of the application owns.

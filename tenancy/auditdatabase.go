@@ -2,49 +2,46 @@ package tenancy
 
 import (
 	"fmt"
-	"slices"
 	"strings"
 
 	"github.com/jackc/pgx/v5"
 )
 
 func checkTemporary(a *audit) {
-	a.eachBound(func(r catalogRole, name string) {
-		if r.Temporary && !r.OwnsDatabase {
-			a.find(r.Name, fmt.Sprintf("revoke temporary on database %s from public, %s;", pgx.Identifier{a.Database}.Sanitize(), name),
+	a.eachBound(func(r catalogRole, _ string) {
+		if len(r.Temporary) > 0 {
+			a.find(r.Name, fmt.Sprintf("revoke temporary on database %s from %s;", pgx.Identifier{a.Database}.Sanitize(), roleList(r.Temporary)),
 				"temporary tables outlive a tenant's transaction and can shadow tables")
 		}
 	})
 }
 
 func checkCreateSchema(a *audit) {
-	a.eachBound(func(r catalogRole, name string) {
-		if r.Create && !r.OwnsDatabase {
-			a.find(r.Name, fmt.Sprintf("revoke create on database %s from public, %s;", pgx.Identifier{a.Database}.Sanitize(), name),
+	a.eachBound(func(r catalogRole, _ string) {
+		if len(r.Create) > 0 {
+			a.find(r.Name, fmt.Sprintf("revoke create on database %s from %s;", pgx.Identifier{a.Database}.Sanitize(), roleList(r.Create)),
 				"the role can create schemas, and tables in them that shadow others and that no policy covers")
 		}
 	})
 }
 
 func checkCreateTable(a *audit) {
-	a.eachBound(func(r catalogRole, name string) {
-		for _, schema := range r.Creatable {
-			if !r.OwnsDatabase && !slices.Contains(r.OwnedSchemas, schema) {
-				a.find(schema, fmt.Sprintf("revoke create on schema %s from public, %s;", pgx.Identifier{schema}.Sanitize(), name),
-					"%s can create tables and functions in it, which no policy covers and which all tenants share", r.Name)
-			}
+	a.eachBound(func(r catalogRole, _ string) {
+		for _, c := range r.Creatable {
+			a.find(c.Schema, fmt.Sprintf("revoke create on schema %s from %s;", pgx.Identifier{c.Schema}.Sanitize(), roleList(c.Via)),
+				"%s can create tables and functions in it, which no policy covers and which all tenants share", r.Name)
 		}
 	})
 }
 
 func checkLargeObjects(a *audit) {
-	a.eachBound(func(r catalogRole, name string) {
+	a.eachBound(func(r catalogRole, _ string) {
 		if r.LargeObjects == 0 {
 			return
 		}
 		mend := ""
 		if owner := a.rightfulOwner(r.Name); owner != "" {
-			mend = fmt.Sprintf(takeLargeObjectsSQL, quoteLiteral(r.Name), owner, name)
+			mend = fmt.Sprintf(takeLargeObjectsSQL, quoteLiterals(r.Reach), owner, roleList(append(r.Reach, "")))
 		}
 		a.find(r.Name, mend, "%d large objects are open to every tenant by their number; keep them in a column instead", r.LargeObjects)
 	})
@@ -57,18 +54,28 @@ begin
 	for lo in
 		select l.oid from pg_largeobject_metadata l
 		where exists (select from aclexplode(coalesce(l.lomacl, acldefault('L', l.lomowner))) a
-			where a.grantee in (0, (select oid from pg_roles where rolname = %s)))
+			where a.grantee in (select 0::oid union select oid from pg_roles where rolname in (%[1]s)))
 	loop
 		execute format('alter large object %%s owner to %[2]s', lo);
-		execute format('revoke all on large object %%s from public, %[3]s', lo);
+		execute format('revoke all on large object %%s from %[3]s', lo);
 	end loop;
 end $$;`
 
+func quoteLiterals(names []string) string {
+	quoted := make([]string, len(names))
+	for i, name := range names {
+		quoted[i] = quoteLiteral(name)
+	}
+	return strings.Join(quoted, ", ")
+}
+
 func checkFiles(a *audit) {
-	a.eachBound(func(r catalogRole, name string) {
-		for _, f := range r.Files {
-			a.find(f, fmt.Sprintf("revoke execute on function %s from public, %s;", f, name),
-				"by it %s reads or writes files of the server, those of the database among them (a superuser mends it)", r.Name)
+	a.eachBound(func(r catalogRole, _ string) {
+		for _, f := range r.Functions {
+			if f.Files {
+				a.find(f.Name, fmt.Sprintf("revoke execute on function %s from %s;", f.Name, roleList(f.Via)),
+					"by it %s reads or writes files of the server, those of the database among them (a superuser mends it)", r.Name)
+			}
 		}
 	})
 }
@@ -77,9 +84,15 @@ func checkLargeObjectFunctions(a *audit) {
 	if !a.strict {
 		return
 	}
-	a.eachBound(func(r catalogRole, name string) {
-		if len(r.LargeObjectFunctions) > 0 {
-			a.find(r.Name, fmt.Sprintf("revoke execute on function %s from public, %s;", strings.Join(r.LargeObjectFunctions, ", "), name),
+	a.eachBound(func(r catalogRole, _ string) {
+		var names, via []string
+		for _, f := range r.Functions {
+			if !f.Files {
+				names, via = append(names, f.Name), append(via, f.Via...)
+			}
+		}
+		if len(names) > 0 {
+			a.find(r.Name, fmt.Sprintf("revoke execute on function %s from %s;", strings.Join(names, ", "), roleList(via)),
 				"the role can make large objects, which no policy covers (a superuser mends it)")
 		}
 	})

@@ -2,23 +2,14 @@ package tenancy
 
 import (
 	"fmt"
-	"slices"
-	"strings"
 
 	"github.com/jackc/pgx/v5"
 )
 
 func checkExcess(a *audit) {
 	for _, t := range a.tenantTables() {
-		if t.Partition {
-			continue
-		}
-		for _, letters := range t.Access {
-			if strings.ContainsAny(letters, "Dxt") {
-				a.find(t.object(), fmt.Sprintf("revoke truncate, references, trigger on %s from %s;", t.sql(), a.grantees()),
-					"truncate is not subject to row level security; references and trigger see every row")
-				break
-			}
+		if !t.Partition && t.granted("truncate", "references", "trigger") {
+			a.find(t.object(), t.revoke("truncate, references, trigger"), "truncate is not subject to row level security; references and trigger see every row")
 		}
 	}
 }
@@ -29,12 +20,10 @@ func checkSequence(a *audit) {
 			continue
 		}
 		severity, what := SeverityWarning, "its numbers tell each tenant how much the others do; use an identity column, which needs no grant, or a uuid"
-		for _, letters := range s.Access {
-			if strings.Contains(letters, "w") {
-				severity, what = SeverityError, "one tenant can set it back, and the inserts of all others fail"
-			}
+		if s.granted("update") {
+			severity, what = SeverityError, "one tenant can set it back, and the inserts of all others fail"
 		}
-		a.findAt(severity, s.object(), fmt.Sprintf("revoke all on sequence %s from %s;", s.sql(), a.grantees()), "%s", what)
+		a.findAt(severity, s.object(), s.revoke("all"), "%s", what)
 	}
 }
 
@@ -63,18 +52,14 @@ func checkPublic(a *audit) {
 }
 
 func checkControlSchema(a *audit) {
-	a.eachBound(func(r catalogRole, name string) {
-		if r.ControlUsage && !slices.Contains(r.OwnedSchemas, "mcpsaas") {
-			a.find("mcpsaas", fmt.Sprintf("revoke usage on schema mcpsaas from public, %s;", name), "%s can reach the control tables, which no policy covers", r.Name)
+	a.eachBound(func(r catalogRole, _ string) {
+		if len(r.ControlUsage) > 0 {
+			a.find("mcpsaas", fmt.Sprintf("revoke usage on schema mcpsaas from %s;", roleList(r.ControlUsage)), "%s can reach the control tables, which no policy covers", r.Name)
 		}
 	})
 	for _, rel := range a.Relations {
 		if rel.Schema == "mcpsaas" && rel.reached() {
-			kind := ""
-			if rel.Kind == "S" {
-				kind = "sequence "
-			}
-			a.find(rel.object(), fmt.Sprintf("revoke all on %s%s from %s;", kind, rel.sql(), a.grantees()), "the control table is granted to the application")
+			a.find(rel.object(), rel.revoke("all"), "the control table is granted to the application")
 		}
 	}
 }

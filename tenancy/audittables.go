@@ -2,6 +2,7 @@ package tenancy
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/jackc/pgx/v5"
 )
@@ -100,7 +101,7 @@ func checkTenantIndex(a *audit) {
 func checkPartition(a *audit) {
 	for _, t := range a.tenantTables() {
 		if t.Partition && !t.shielded() {
-			a.find(t.object(), fmt.Sprintf("revoke all on %s from %s;", t.sql(), a.grantees()),
+			a.find(t.object(), t.revoke("all"),
 				"the policies of the partitioned table don't hold for a partition that is named itself")
 		}
 	}
@@ -129,7 +130,7 @@ func checkInheritance(a *audit) {
 func checkForeignTable(a *audit) {
 	for _, r := range a.Relations {
 		if r.Kind == "f" && r.reached() {
-			a.find(r.object(), fmt.Sprintf("revoke all on %s from %s;", r.sql(), a.grantees()),
+			a.find(r.object(), r.revoke("all"),
 				"row level security can't hold for a foreign table: every tenant sees every row")
 		}
 	}
@@ -188,12 +189,10 @@ func checkSharedTable(a *audit) {
 			continue
 		}
 		severity, what := SeverityWarning, "every tenant reads every row"
-		for _, letters := range r.Access {
-			if letters != "r" {
-				severity, what = SeverityError, "what one tenant writes all others read"
-			}
+		if slices.ContainsFunc(r.Access, func(g grant) bool { return g.Privilege != "select" }) {
+			severity, what = SeverityError, "what one tenant writes all others read"
 		}
-		a.findAt(severity, r.object(), fmt.Sprintf("revoke all on %s from %s;", r.sql(), a.grantees()),
+		a.findAt(severity, r.object(), r.revoke("all"),
 			"the table has no tenant_id and is granted to the application: %s; allow it if that is its purpose", what)
 	}
 }

@@ -51,7 +51,10 @@ const invokerVersion = 150000
 
 func (a *audit) makeInvoker(v *relation) string {
 	if a.Version < invokerVersion {
-		return fmt.Sprintf("revoke all on %s from %s;", v.sql(), a.grantees())
+		if !v.reached() {
+			return "" // it is read by another view
+		}
+		return v.revoke("all")
 	}
 	return fmt.Sprintf("alter view %s set (security_invoker = true);", v.sql())
 }
@@ -78,7 +81,7 @@ func checkViewInvoker(a *audit) {
 func checkMaterialized(a *audit) {
 	a.eachView(func(v *relation) {
 		if v.Kind == "m" && v.reached() {
-			a.find(v.object(), fmt.Sprintf("revoke all on %s from %s;", v.sql(), a.grantees()),
+			a.find(v.object(), v.revoke("all"),
 				"row level security can't hold for a materialized view, which has the rows of whoever refreshed it")
 		}
 	})
@@ -94,14 +97,14 @@ func (a *audit) eachDefiner(check func(f *function)) {
 	}
 }
 
-func (a *audit) revokeExecute(f *function) string {
-	return fmt.Sprintf("revoke execute on routine %s from %s;", f.sql(), a.grantees())
+func (f *function) revoke() string {
+	return fmt.Sprintf("revoke execute on routine %s from %s;", f.sql(), roleList(f.Executable))
 }
 
 func checkDefinerFree(a *audit) {
 	a.eachDefiner(func(f *function) {
 		if f.OwnerFree {
-			a.find(f.object(), a.revokeExecute(f), "it runs as its owner %s, whom no policy binds, and the application can call it", f.Owner)
+			a.find(f.object(), f.revoke(), "it runs as its owner %s, whom no policy binds, and the application can call it", f.Owner)
 		}
 	})
 }
@@ -109,7 +112,7 @@ func checkDefinerFree(a *audit) {
 func checkDefiner(a *audit) {
 	a.eachDefiner(func(f *function) {
 		if !f.OwnerFree {
-			a.find(f.object(), a.revokeExecute(f), "it runs as its owner %s, with that one's privileges, and the application can call it", f.Owner)
+			a.find(f.object(), f.revoke(), "it runs as its owner %s, with that one's privileges, and the application can call it", f.Owner)
 		}
 	})
 }

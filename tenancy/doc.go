@@ -28,7 +28,8 @@
 // [Setting]. The setting is made for one transaction, by the same message that
 // carries the statement, and is gone when it ends. [Open] refuses a role that
 // the policies don't bind and prints the statement that mends it;
-// [DB.CheckRoles] asks again, [DB.Canary] proves from inside that a tenant sees
+// [DB.CheckRoles] asks again, [Audit] reads the whole catalog for every other way
+// around the policies, [DB.Canary] proves from inside that a tenant sees
 // its own rows and no others, and package tenancytest proves it for your
 // tables.
 //

@@ -80,6 +80,9 @@ func TestOpenRefuses(t *testing.T) {
 			}
 			_, err := tenancy.Open(t.Context(), b.As(role), nil)
 			require.ErrorIs(t, err, tenancy.ErrUnsafeRole)
+			report, auditErr := tenancy.Audit(t.Context(), b.Conn(t, "postgres"), &tenancy.AuditOptions{Roles: []string{role}})
+			require.NoError(t, auditErr)
+			require.NotEmpty(t, report.At(tenancy.SeverityError), "what Open refuses the audit finds")
 			refusal, _ := errors.AsType[*tenancy.RoleError](err)
 			require.Equal(t, role, refusal.Role)
 			var classes []string

@@ -10,16 +10,22 @@ import (
 	"time"
 
 	"github.com/mcpsaas/mcpsaas/health"
+	"github.com/mcpsaas/mcpsaas/tenancy"
 	"github.com/mcpsaas/mcpsaas/tenancy/tenant"
 )
 
 // buildHealth names what is watched. docs/operations.md says what to do about
 // each.
 func (a *app) buildHealth(context.Context) (err error) {
+	roles, err := appRoles(a.config.appURL)
+	if err != nil {
+		return err
+	}
 	a.checks, err = health.New(&health.Options{
 		Checks: []health.Check{
 			{Name: "postgres", Run: a.db.Check, Criticality: health.Critical},
 			{Name: "isolation", Run: a.db.CheckRoles, Criticality: health.Critical, Interval: 5 * time.Minute},
+			{Name: "audit", Run: tenancy.AuditCheck(a.control, &tenancy.AuditOptions{Roles: roles}), Interval: 5 * time.Minute},
 			{Name: "directory", Run: a.directory.Check, Startup: true},
 			{Name: "api_keys", Run: a.keys.Check, Startup: true},
 			{Name: "redis", Run: a.limiter.Check},

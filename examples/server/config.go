@@ -43,6 +43,9 @@ type config struct {
 
 	now    bool   // tenant delete: without a grace period
 	scopes string // key create
+
+	severity, sarif, allow string // audit
+	strict                 bool
 }
 
 // setting ties a flag to its environment variable.
@@ -105,6 +108,10 @@ func (c *config) parse(name string, args []string, getenv func(string) string, o
 	fs.BoolVar(&c.verbose, "v", false, "log debug messages")
 
 	fs.BoolVar(&c.now, "now", false, "tenant delete: without a grace period; there is no way back")
+	fs.StringVar(&c.severity, "severity", "warning", "audit: the least severity that makes it fail: note, warning or error")
+	fs.StringVar(&c.sarif, "sarif", "", "audit: write a SARIF log to this file as well")
+	fs.StringVar(&c.allow, "allow", "", "audit: file with the findings that are accepted, as JSON: [{\"rule\", \"object\", \"reason\"}]")
+	fs.BoolVar(&c.strict, "strict", false, "audit: report also what holds on every PostgreSQL as installed")
 	fs.StringVar(&c.scopes, "scopes", tenant.ScopeTools+","+tenant.ScopeHealthRead, "key create: what the key allows, separated by commas")
 
 	var rest []string

@@ -68,6 +68,7 @@ func commands() []command {
 	return []command{
 		{"serve", "", "serve MCP (the default)", serve},
 		{"migrate", "", "bring the database's schema up to date", migrateCommand},
+		{"audit", "", "look for ways around the tenants' isolation; exit code 1 if there are", auditCommand},
 		{"tenant list", "", "list tenants", tenantList},
 		{"tenant show", "ID", "show a tenant, its steps and its keys", tenantShow},
 		{"tenant create", "PLAN [NAME]", "make a tenant without a checkout and print its first key", tenantCreate},

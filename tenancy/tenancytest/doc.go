@@ -15,5 +15,8 @@
 // which it can't write a row, or where a tenant doesn't see its own, has not
 // been tested.
 //
-// Run it on a database for tests: it writes, and takes away what it wrote.
+// [Audited] reads the catalog of the database instead, and so finds the table
+// that nobody thought of. Run both.
+//
+// Run Isolation on a database for tests: it writes, and takes away what it wrote.
 package tenancytest
