@@ -2,6 +2,7 @@ package pgstate
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -51,23 +52,31 @@ func (s *Store) List(ctx context.Context, f Filter) ([]onboarding.Record, error)
 // patience is how long work may wait before something is wrong.
 const patience = time.Minute
 
-const waitingSQL = `
-select count(*) from mcpsaas.tenant_lifecycle
-where next_at < coalesce($1, clock_timestamp()) - $2::interval
-	and (lease_until is null or lease_until < clock_timestamp() - $2::interval)`
+const stuckSQL = `
+select
+	count(*) filter (where next_at < coalesce($1, clock_timestamp()) - $2::interval
+		and (lease_until is null or lease_until < clock_timestamp() - $2::interval)),
+	count(*) filter (where state in ('failed', 'update_failed', 'deprovision_failed'))
+from mcpsaas.tenant_lifecycle
+where next_at is not null or state in ('failed', 'update_failed', 'deprovision_failed')`
 
 // Check fails when a tenant has had work waiting for a minute and nobody has
-// taken it: no provisioner is running, or not enough of them. It is what
-// package health runs.
+// taken it, because no provisioner is running, or not enough of them; and while
+// an operation on a tenant has failed, so that somebody who has paid is not
+// served. It is what package health runs.
 func (s *Store) Check(ctx context.Context) error {
-	var n int
-	if err := s.pool.QueryRow(ctx, waitingSQL, s.clock(), patience).Scan(&n); err != nil {
+	var waiting, failed int
+	if err := s.pool.QueryRow(ctx, stuckSQL, s.clock(), patience).Scan(&waiting, &failed); err != nil {
 		return fmt.Errorf("pgstate: check: %w", err)
 	}
-	if n > 0 {
-		return fmt.Errorf("pgstate: %d tenants have waited for the provisioner for more than %v", n, patience)
+	var errs []error
+	if waiting > 0 {
+		errs = append(errs, fmt.Errorf("pgstate: %d tenants have waited for the provisioner for more than %v", waiting, patience))
 	}
-	return nil
+	if failed > 0 {
+		errs = append(errs, fmt.Errorf("pgstate: the operations of %d tenants have failed", failed))
+	}
+	return errors.Join(errs...)
 }
 
 const auditOfSQL = `

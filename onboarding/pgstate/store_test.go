@@ -258,6 +258,34 @@ func TestCheckSeesAStandstill(t *testing.T) {
 	require.NoError(t, store.Check(t.Context()))
 }
 
+// TestCheckSeesFailure: a tenant whose operation has given up is not silence.
+func TestCheckSeesFailure(t *testing.T) {
+	t.Parallel()
+	w := setup(t)
+	p := w.provisioner(w.store, nil)
+	id := tenant.NewID()
+	require.NoError(t, p.Provision(t.Context(), onboarding.Request{Tenant: id, Plan: tenant.Free}))
+	fail := func(e onboarding.Event) {
+		t.Helper()
+		_, err := w.store.Update(t.Context(), id, false, func(r *onboarding.Record) ([]onboarding.Entry, error) {
+			next, err := onboarding.Next(r.State, e)
+			r.State, r.NextAt = next, time.Time{}
+			return nil, err
+		})
+		require.NoError(t, err)
+	}
+	fail(onboarding.EventStart)
+	require.NoError(t, w.store.Check(t.Context()))
+	fail(onboarding.EventFail)
+	require.ErrorContains(t, w.store.Check(t.Context()), "operations of 1 tenants have failed")
+	require.NoError(t, p.Retry(t.Context(), onboarding.Order{Tenant: id}))
+	w.run(w.provisioner(w.store, nil))
+	_, err := p.Wait(t.Context(), id, tenant.Active)
+	require.NoError(t, err)
+	<-idle(w, id, tenant.Active)
+	require.NoError(t, w.store.Check(t.Context()))
+}
+
 func TestMigrateTwice(t *testing.T) {
 	t.Parallel()
 	db := devtest.DB(t, template)
