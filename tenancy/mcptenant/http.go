@@ -29,7 +29,9 @@ type Options struct {
 	Scopes []string
 
 	// MaxBodyBytes is the size of the largest request; larger ones are
-	// answered 413. Defaults to 4 MiB.
+	// answered 413. Of those larger than 64 KiB, four of one tenant are handled
+	// at once, and 32 in all; others wait for BodyTimeout at most, and then are
+	// answered 429. Defaults to 4 MiB.
 	MaxBodyBytes int64
 
 	// BodyTimeout is how long a request's body may take to arrive: without a
@@ -78,7 +80,10 @@ type guard struct {
 	origins  *http.CrossOriginProtection
 	failures *throttle
 	streams  *gate
+	large    *gate // bodies
 	log      *slog.Logger
+
+	largeInAll chan struct{}
 }
 
 // Authenticate returns a handler that lets requests through to next, an MCP
@@ -131,6 +136,8 @@ func Authenticate(keys Authenticator, next http.Handler, opts *Options) http.Han
 	}
 	g.failures = newThrottle(o.FailuresPerMinute)
 	g.streams = newGate(o.MaxStreams, 0)
+	g.large = newGate(largePerTenant, largeWaiting)
+	g.largeInAll = make(chan struct{}, largeInAll)
 	// Only RequireBearerToken can put a TokenInfo where the SDK looks for it.
 	// Its own refusals echo the verifier's error, so by the time it runs the
 	// request has been judged.
@@ -173,7 +180,9 @@ func (g *guard) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		refuse(w, http.StatusServiceUnavailable, "temporarily_unavailable", "authentication is temporarily unavailable, try again")
 		return
 	}
-	if !g.body(w, r) {
+	done, ok := g.body(w, r, id.tenant.ID)
+	defer done()
+	if !ok {
 		return
 	}
 	ctx := context.WithValue(r.Context(), judgedKey{}, info)
@@ -195,16 +204,21 @@ func (g *guard) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // hurry bounds the time for reading the body. net/http lifts the bound at the
 // body's end; a response that is no connection's has none, which is no error.
 func (g *guard) hurry(w http.ResponseWriter, r *http.Request) {
-	limit := g.opts.BodyTimeout
-	if limit == 0 {
+	if g.opts.BodyTimeout == 0 {
 		if s, ok := r.Context().Value(http.ServerContextKey).(*http.Server); ok && s.ReadTimeout > 0 {
 			return
 		}
-		limit = 30 * time.Second
 	}
 	if r.Body != nil && r.Body != http.NoBody {
-		http.NewResponseController(w).SetReadDeadline(time.Now().Add(limit))
+		http.NewResponseController(w).SetReadDeadline(time.Now().Add(g.bodyTimeout()))
 	}
+}
+
+func (g *guard) bodyTimeout() time.Duration {
+	if g.opts.BodyTimeout == 0 {
+		return 30 * time.Second
+	}
+	return g.opts.BodyTimeout
 }
 
 // whileLive returns a context that ends when the credential is refused. stop

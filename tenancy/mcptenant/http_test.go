@@ -1,13 +1,10 @@
 package mcptenant_test
 
 import (
-	"bufio"
 	"bytes"
 	"errors"
-	"fmt"
 	"io"
 	"log/slog"
-	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
@@ -376,69 +373,4 @@ func TestGuardUnderConcurrency(t *testing.T) {
 		})
 	}
 	wg.Wait()
-}
-
-// A client that sends nothing more is let go, whether it was let in or not, and
-// whether the body is looked at or not. Mutation: without the deadline it holds
-// its connection for ever.
-func TestSlowBody(t *testing.T) {
-	t.Parallel()
-	w := open(t, config{http: mcptenant.Options{BodyTimeout: 50 * time.Millisecond}})
-	w.keys.add("good")
-	const head = "POST /mcp HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nAccept: application/json, text/event-stream\r\n"
-	for _, tc := range []struct {
-		name, token, body string
-		status            int
-	}{
-		{"stranger", "bad", `{"json`, 401},
-		{"nothing", "good", ``, 408},
-		{"white space", "good", ` `, 408},
-		{"half a message", "good", `{"jsonrpc":"2.0","id":1,"meth`, 400},
-	} {
-		for _, chunked := range []bool{false, true} {
-			t.Run(fmt.Sprint(tc.name, " ", chunked), func(t *testing.T) {
-				t.Parallel()
-				conn, err := net.Dial("tcp", strings.TrimSuffix(strings.TrimPrefix(w.url, "http://"), "/mcp"))
-				require.NoError(t, err)
-				defer conn.Close()
-				require.NoError(t, conn.SetDeadline(time.Now().Add(20*time.Second)))
-				rest := "Content-Length: 1000\r\n\r\n" + tc.body
-				if chunked {
-					rest = fmt.Sprintf("Transfer-Encoding: chunked\r\n\r\n%x\r\n%s", len(tc.body)+1, tc.body)
-				}
-				_, err = io.WriteString(conn, head+"Authorization: Bearer "+tc.token+"\r\n"+rest)
-				require.NoError(t, err)
-				r := bufio.NewReader(conn)
-				res, err := http.ReadResponse(r, nil)
-				require.NoError(t, err)
-				text, err := io.ReadAll(res.Body)
-				require.NoError(t, err)
-				require.Equal(t, tc.status, res.StatusCode, string(text))
-				require.NotContains(t, string(text), "127.0.0.1")
-				_, err = io.Copy(io.Discard, r)
-				require.NoError(t, err, "the connection is closed")
-			})
-		}
-	}
-}
-
-// The bound is the body's: the answer takes the time that it takes.
-func TestSlowAnswer(t *testing.T) {
-	t.Parallel()
-	const limit = 20 * time.Millisecond
-	between := func(http.Handler) http.Handler {
-		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			io.Copy(w, r.Body)
-			select {
-			case <-r.Context().Done():
-				io.WriteString(w, "cancelled")
-			case <-time.After(5 * limit):
-			}
-		})
-	}
-	w := open(t, config{between: between, http: mcptenant.Options{BodyTimeout: limit}})
-	w.keys.add("good")
-	for range 3 {
-		require.Equal(t, "{}", w.post(t, "good", "{}").body)
-	}
 }
