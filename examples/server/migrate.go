@@ -2,11 +2,14 @@ package main
 
 import (
 	"context"
-	_ "embed"
+	"embed"
+	"encoding/json"
+	"errors"
 	"fmt"
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/mcpsaas/mcpsaas/billing/pgledger"
 	"github.com/mcpsaas/mcpsaas/onboarding/pgstate"
@@ -14,32 +17,70 @@ import (
 	"github.com/mcpsaas/mcpsaas/tenancy/apikey"
 )
 
-//go:embed schema.sql
-var schemaSQL string
+// shopFiles are applied to every schema that holds tenants' rows.
+//
+//go:embed migrations/*.sql
+var shopFiles embed.FS
 
 // migrate brings the database up to date: the library's tables, the shop's own,
 // and the policies on the latter.
 func migrate(ctx context.Context, databaseURL string) error {
+	_, err := migrateShown(ctx, databaseURL, nil)
+	return err
+}
+
+// migrateShown does the same, and tells how far it is with the shop's schemas.
+func migrateShown(ctx context.Context, databaseURL string, progress func(tenancy.MigrationProgress)) (*tenancy.MigrationResult, error) {
 	conn, err := pgx.Connect(ctx, databaseURL)
 	if err != nil {
-		return fmt.Errorf("DATABASE_URL: %w", err)
+		return nil, fmt.Errorf("DATABASE_URL: %w", err)
 	}
 	defer conn.Close(context.WithoutCancel(ctx))
 	for _, m := range []func(context.Context, *pgx.Conn) error{
-		tenancy.Migrate, apikey.Migrate, pgledger.Migrate, pgstate.Migrate, migrateShop,
+		tenancy.Migrate, apikey.Migrate, pgledger.Migrate, pgstate.Migrate,
 	} {
 		if err := m(ctx, conn); err != nil {
-			return err
+			return nil, err
 		}
 	}
-	return nil
+	pool, err := pgxpool.New(ctx, databaseURL)
+	if err != nil {
+		return nil, fmt.Errorf("DATABASE_URL: %w", err)
+	}
+	defer pool.Close()
+	shop, err := tenancy.NewMigrator(shopFiles, shopSchemas{pool}, &tenancy.MigratorOptions{Progress: progress})
+	if err != nil {
+		return nil, err
+	}
+	result, err := shop.Migrate(ctx)
+	if err != nil {
+		return result, err
+	}
+	var tables []string
+	for _, o := range result.Outcomes {
+		tables = append(tables, o.Target.Schema+".products")
+	}
+	return result, tenancy.Protect(ctx, conn, tables...)
 }
 
-func migrateShop(ctx context.Context, conn *pgx.Conn) error {
-	if _, err := conn.Exec(ctx, schemaSQL); err != nil {
-		return fmt.Errorf("schema of the shop: %w", err)
+// shopSchemas lists the schemas of the owner's database that hold tenants'
+// rows: the shared one, which goes first, and one for each tenant that has its
+// own.
+type shopSchemas struct{ pool *pgxpool.Pool }
+
+// MigrationTargets implements [tenancy.MigrationTargets].
+func (s shopSchemas) MigrationTargets(ctx context.Context) ([]tenancy.MigrationTarget, error) {
+	rows, err := s.pool.Query(ctx, `
+		select id, schema_name from mcpsaas.tenants
+		where placement = 'schema' and schema_name is not null and status <> 'deleted' order by created_at`)
+	if err != nil {
+		return nil, err
 	}
-	return tenancy.Protect(ctx, conn, "products")
+	own, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (tenancy.MigrationTarget, error) {
+		t := tenancy.MigrationTarget{DB: s.pool}
+		return t, row.Scan(&t.Tenant, &t.Schema)
+	})
+	return append([]tenancy.MigrationTarget{{Schema: "public", DB: s.pool, Canary: true}}, own...), err
 }
 
 // checkMigrated refuses to serve on a database that migrate hasn't seen.
@@ -73,11 +114,37 @@ func migrateCommand(ctx context.Context, env *environment, args []string) error 
 		return usagef("DATABASE_URL is not set (-database-url)")
 	}
 	start := time.Now()
-	if err := migrate(ctx, env.config.databaseURL); err != nil {
+	line := &progressLine{w: env.stdout, live: isTerminal(env.stdout), quiet: env.config.json}
+	result, err := migrateShown(ctx, env.config.databaseURL, line.show)
+	line.end()
+	if env.config.json && result != nil {
+		report := migrateReport{Migrated: err == nil, Seconds: time.Since(start).Seconds(), Schemas: make(map[tenancy.MigrationState]int)}
+		for _, o := range result.Outcomes {
+			report.Schemas[o.State]++
+			if o.State == tenancy.MigrationFailed {
+				report.Failed = append(report.Failed, failedSchema{o.Target.Schema, o.Err.Error()})
+			}
+		}
+		return errors.Join(err, json.NewEncoder(env.stdout).Encode(report))
+	}
+	if err != nil {
 		return err
 	}
-	took := time.Since(start)
-	return env.print(map[string]any{"migrated": true, "seconds": took.Seconds()}, func() {
-		fmt.Fprintf(env.stdout, "the schema is up to date (%s)\n", took.Round(time.Millisecond))
-	})
+	if !env.config.json {
+		fmt.Fprintf(env.stdout, "the schema is up to date (%s)\n", time.Since(start).Round(time.Millisecond))
+	}
+	return nil
+}
+
+// migrateReport is what migrate -json prints.
+type migrateReport struct {
+	Migrated bool                           `json:"migrated"`
+	Seconds  float64                        `json:"seconds"`
+	Schemas  map[tenancy.MigrationState]int `json:"schemas"`
+	Failed   []failedSchema                 `json:"failed,omitempty"`
+}
+
+type failedSchema struct {
+	Schema string `json:"schema"`
+	Error  string `json:"error"`
 }

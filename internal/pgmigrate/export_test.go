@@ -1,0 +1,4 @@
+package pgmigrate
+
+// Split is split, for tests.
+var Split = split
