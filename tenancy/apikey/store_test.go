@@ -15,6 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/mcpsaas/mcpsaas/internal/devtest"
+	"github.com/mcpsaas/mcpsaas/tenancy"
 	"github.com/mcpsaas/mcpsaas/tenancy/apikey"
 	"github.com/mcpsaas/mcpsaas/tenancy/tenant"
 )
@@ -79,12 +80,23 @@ type bundle struct {
 	keys      *apikey.Store
 }
 
-// setup returns a database with one running store on it.
+// setup returns a database with one running store on it, which has the rights
+// that it has in a server: those of the control role.
 func setup(t testing.TB) *bundle {
 	t.Helper()
-	db := devtest.DB(t, devtest.Template{Name: "apikey", Migrate: apikey.Migrate})
+	db := devtest.DB(t, devtest.Template{Name: "apikey", Migrate: func(ctx context.Context, conn *pgx.Conn) error {
+		if err := tenancy.Migrate(ctx, conn); err != nil {
+			return err
+		}
+		return apikey.Migrate(ctx, conn)
+	}})
+	config, err := tenancy.ControlConfig(db.URL)
+	require.NoError(t, err)
+	pool, err := pgxpool.NewWithConfig(t.Context(), config)
+	require.NoError(t, err)
+	t.Cleanup(pool.Close)
 	b := &bundle{
-		pool:      db.Pool(t),
+		pool:      pool,
 		directory: &directory{},
 		// Whole seconds: what comes back from the database is the same.
 		clock:   &clock{now: time.Now().UTC().Truncate(time.Second)},
