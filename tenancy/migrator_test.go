@@ -168,9 +168,7 @@ func TestMigratorRefusesChanges(t *testing.T) {
 }
 
 // TestMigratorStaysInItsSchema has files that reach for what isn't theirs.
-// Caught: public in the search_path; no look whether the schema exists, after
-// which the table goes to pg_temp and the file counts as applied; pg_temp not
-// named last; no reset of what a file sets for the session.
+// Caught: pg_temp not named last; no reset of what a file sets for the session.
 func TestMigratorStaysInItsSchema(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t, 1)

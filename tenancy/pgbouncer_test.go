@@ -77,9 +77,7 @@ ignore_startup_parameters = extra_float_digits
 
 // TestMigratorThroughPgBouncer has 8 workers share 3 connections in transaction
 // mode, with the driver's default mode, and another client that sets its own
-// search_path for the session, which a pooler hands to the next one. Caught: a
-// lock of the session (never given back); set search_path without local;
-// named prepared statements; a file whose settings stay on the connection.
+// search_path for the session, which a pooler hands to the next one.
 func TestMigratorThroughPgBouncer(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t, 60)
