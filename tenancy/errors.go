@@ -1,10 +1,11 @@
 package tenancy
 
 import (
-	"context"
 	"errors"
 
 	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/mcpsaas/mcpsaas/internal/pgredact"
 )
 
 // Errors to branch on.
@@ -33,31 +34,8 @@ var (
 	ErrPoolExhausted = errors.New("tenancy: the pool is exhausted")
 )
 
-// connectError is a failure to connect without what the driver's own message
-// tells: the host, the user and the database.
-type connectError struct {
-	reason string
-	cause  error // a *pgconn.PgError or an error of the context, or nil
-}
-
-func (e *connectError) Error() string { return "tenancy: connect to the database: " + e.reason }
-func (e *connectError) Unwrap() error { return e.cause }
-
 // redact makes an error of connecting fit to be shown. Others pass unchanged.
-func redact(err error) error {
-	if _, ok := errors.AsType[*pgconn.ConnectError](err); !ok {
-		return err
-	}
-	if refused, ok := errors.AsType[*pgconn.PgError](err); ok {
-		return &connectError{reason: "refused (SQLSTATE " + refused.Code + ")", cause: refused}
-	}
-	for _, cause := range []error{context.Canceled, context.DeadlineExceeded} {
-		if errors.Is(err, cause) {
-			return &connectError{reason: cause.Error(), cause: cause}
-		}
-	}
-	return &connectError{reason: "unreachable"}
-}
+func redact(err error) error { return pgredact.Error(err) }
 
 // sqlState returns the SQLSTATE of err, empty if the server sent none.
 func sqlState(err error) string {

@@ -53,6 +53,13 @@ var (
 	ErrStale     = errors.New("stale")
 )
 
+// One poll may take minLimit, and after one that took too long twice as much, up
+// to maxLimit.
+const (
+	minLimit = time.Second
+	maxLimit = time.Minute
+)
+
 // minGap bounds how often notifications make a feed poll.
 const minGap = 10 * time.Millisecond
 
@@ -62,6 +69,7 @@ type Feed struct {
 	channel string
 	opts    Options
 	load    func(ctx context.Context) error // one poll
+	limit   time.Duration                   // for the next one; Run's alone
 
 	kick   chan struct{} // capacity 1: a poll is wanted
 	loaded chan struct{} // closed after the first load
@@ -98,6 +106,7 @@ func New[T any](pool *pgxpool.Pool, source Source[T], opts *Options) (*Feed, err
 	if f.opts.Logger == nil {
 		f.opts.Logger = slog.New(slog.DiscardHandler)
 	}
+	f.limit = max(f.opts.Interval, minLimit)
 	cursor := uint64(0)
 	f.load = func(ctx context.Context) error {
 		rows, next, err := poll(ctx, pool, source, cursor)

@@ -3,6 +3,7 @@ package pgfeed_test
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"sync"
 	"testing"
 	"time"
@@ -198,6 +199,58 @@ func TestDatabaseIsAway(t *testing.T) {
 	_, err = super.Exec(t.Context(), `select pg_terminate_backend(pid) from pg_stat_activity where datname = current_database() and usename <> 'postgres'`)
 	require.NoError(t, err)
 	require.NoError(t, m.Sync(t.Context()))
+}
+
+// Mutation: with the same limit for every poll the table is never read.
+func TestTableThatTakesLong(t *testing.T) {
+	t.Parallel()
+	db := devtest.DB(t, template)
+	_, err := db.Pool(t).Exec(t.Context(), put, 1, "a")
+	require.NoError(t, err)
+	m := &memory{}
+	m.Feed, err = pgfeed.New(db.Pool(t), pgfeed.Source[item]{
+		Query: `select id, value from items, pg_sleep(case when $1 = '0'::xid8 then 1.5 else 0 end) where changed >= $1`,
+		Scan:  pgx.RowToStructByPos[item], Apply: m.apply,
+	}, &pgfeed.Options{Interval: 10 * time.Millisecond})
+	require.NoError(t, err)
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- m.Run(ctx) }()
+	limited, stop := context.WithTimeout(t.Context(), 30*time.Second)
+	defer stop()
+	require.NoError(t, m.Ready(limited))
+	require.Equal(t, "a", m.get(1))
+	cancel()
+	require.NoError(t, <-done)
+}
+
+// What is logged of an outage names neither host nor user.
+func TestUnreachable(t *testing.T) {
+	t.Parallel()
+	pool, err := pgxpool.New(t.Context(), "postgres://anna:secret@127.0.0.1:1/books")
+	require.NoError(t, err)
+	defer pool.Close()
+	log := make(chan string, 1)
+	f, err := pgfeed.New(pool, pgfeed.Source[item]{Query: query, Scan: pgx.RowToStructByPos[item], Apply: func([]item, bool) {}},
+		&pgfeed.Options{Logger: slog.New(slog.NewTextHandler(writer(log), nil))})
+	require.NoError(t, err)
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- f.Run(ctx) }()
+	line := <-log
+	cancel()
+	require.NoError(t, <-done)
+	require.Contains(t, line, "unreachable")
+	for _, hidden := range []string{"anna", "secret", "127.0.0.1", "books"} {
+		require.NotContains(t, line, hidden)
+	}
+}
+
+type writer chan string
+
+func (w writer) Write(line []byte) (int, error) {
+	w <- string(line)
+	return len(line), nil
 }
 
 func TestArguments(t *testing.T) {

@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+
+	"github.com/mcpsaas/mcpsaas/internal/pgredact"
 )
 
 // Run follows the table until ctx is done, and then returns nil. It outlives
@@ -77,10 +79,15 @@ func (f *Feed) pollOnce(ctx context.Context) error {
 
 	start := time.Now()
 	// A server that hangs must not hang the feed: the next attempt may reach
-	// its successor.
-	limited, cancel := context.WithTimeout(ctx, max(f.opts.Interval, time.Second))
+	// its successor. But a table may be too large, or a server too busy, for the
+	// first limit, and must be read at last.
+	limited, cancel := context.WithTimeout(ctx, f.limit)
 	defer cancel()
-	err := f.load(limited)
+	err := pgredact.Error(f.load(limited))
+	f.limit = max(f.opts.Interval, minLimit)
+	if limited.Err() == context.DeadlineExceeded {
+		f.limit = max(f.limit, min(2*time.Since(start), maxLimit))
+	}
 
 	f.mu.Lock()
 	defer f.mu.Unlock()

@@ -8,6 +8,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/mcpsaas/mcpsaas/internal/pgredact"
 	"github.com/mcpsaas/mcpsaas/tenancy/tenant"
 )
 
@@ -25,7 +26,7 @@ values ($1, $2, $3, $4, $5)`
 	claimSQL = `
 delete from mcpsaas.api_key_handoffs h using mcpsaas.api_keys k
 where h.tenant_id = $1 and k.id = h.key_id
-returning h.key_id, h.sealed, h.pepper_id, h.expires_at, k.revoked_at is not null`
+returning h.key_id, h.sealed, h.pepper_id, least(h.expires_at, k.expires_at), k.revoked_at is not null`
 )
 
 // IssueFirst makes the first key of a tenant, once: called again, also at once
@@ -89,7 +90,7 @@ func (s *Store) Claim(ctx context.Context, t tenant.ID) (token string, err error
 		return err
 	})
 	if err != nil {
-		return "", fmt.Errorf("apikey: claim: %w", err)
+		return "", fmt.Errorf("apikey: claim: %w", pgredact.Error(err))
 	}
 	return token, nil
 }

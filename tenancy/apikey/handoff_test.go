@@ -113,3 +113,18 @@ func TestSealIsBoundToTheTenant(t *testing.T) {
 	require.ErrorContains(t, err, "can't be opened")
 	require.Empty(t, token)
 }
+
+// A first key that was rotated before anyone claimed it is no use to who comes
+// after its end. Mutation: by the date of the hand-over alone it is shown.
+func TestClaimAfterRotation(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	id := b.directory.add(tenant.Active)
+	first, err := b.keys.IssueFirst(t.Context(), id, apikey.Spec{})
+	require.NoError(t, err)
+	_, err = b.keys.Rotate(t.Context(), first, time.Hour)
+	require.NoError(t, err)
+	b.clock.move(time.Hour)
+	_, err = b.keys.Claim(t.Context(), id)
+	require.ErrorIs(t, err, apikey.ErrClaimed)
+}

@@ -11,6 +11,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/mcpsaas/mcpsaas/internal/pgredact"
 	"github.com/mcpsaas/mcpsaas/tenancy/tenant"
 )
 
@@ -151,7 +152,7 @@ func (s *Store) change(ctx context.Context, fn func(pgx.Tx) ([]*entry, error)) e
 		return err
 	})
 	if err != nil {
-		return err
+		return pgredact.Error(err)
 	}
 	for _, e := range changed {
 		e.local = true

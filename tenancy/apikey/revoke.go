@@ -7,6 +7,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/mcpsaas/mcpsaas/internal/pgredact"
 	"github.com/mcpsaas/mcpsaas/tenancy/tenant"
 )
 
@@ -127,7 +128,7 @@ func (s *Store) Expiring(ctx context.Context, scope string, within time.Duration
 func (s *Store) infos(ctx context.Context, sql string, args ...any) ([]Info, error) {
 	rows, err := s.pool.Query(ctx, sql, args...)
 	if err != nil {
-		return nil, err
+		return nil, pgredact.Error(err)
 	}
 	return pgx.CollectRows(rows, func(row pgx.CollectableRow) (i Info, err error) {
 		var expires, revoked, used *time.Time

@@ -7,6 +7,8 @@ import (
 	"slices"
 	"sync"
 	"time"
+
+	"github.com/mcpsaas/mcpsaas/internal/pgredact"
 )
 
 const (
@@ -81,7 +83,7 @@ func (s *Store) flush(ctx context.Context) {
 		names[i], times[i] = id.String(), touched[id]
 	}
 	if _, err := s.pool.Exec(ctx, touchSQL, names, times); err != nil {
-		s.opts.Logger.LogAttrs(ctx, slog.LevelWarn, "apikey: last uses not written, will try again", slog.Any("err", err))
+		s.opts.Logger.LogAttrs(ctx, slog.LevelWarn, "apikey: last uses not written, will try again", slog.Any("err", pgredact.Error(err)))
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		for id, at := range touched {
@@ -101,7 +103,7 @@ const (
 func (s *Store) prune(ctx context.Context) {
 	for _, sql := range []string{pruneHandoffsSQL, pruneProbesSQL} {
 		if _, err := s.pool.Exec(ctx, sql); err != nil {
-			s.opts.Logger.LogAttrs(ctx, slog.LevelWarn, "apikey: not pruned, will try again", slog.Any("err", err))
+			s.opts.Logger.LogAttrs(ctx, slog.LevelWarn, "apikey: not pruned, will try again", slog.Any("err", pgredact.Error(err)))
 		}
 	}
 }

@@ -1,0 +1,37 @@
+// Package pgredact keeps the address of a database out of errors, which are
+// logged and handed on.
+package pgredact
+
+import (
+	"context"
+	"errors"
+
+	"github.com/jackc/pgx/v5/pgconn"
+)
+
+// connectError is a failure to connect without what the driver's own message
+// tells: the host, the user and the database.
+type connectError struct {
+	reason string
+	cause  error // a *pgconn.PgError or an error of the context, or nil
+}
+
+func (e *connectError) Error() string { return "connect to the database: " + e.reason }
+func (e *connectError) Unwrap() error { return e.cause }
+
+// Error makes an error of connecting fit to be shown. Others pass unchanged.
+// What was wrapped around it is lost: call it before adding to an error.
+func Error(err error) error {
+	if _, ok := errors.AsType[*pgconn.ConnectError](err); !ok {
+		return err
+	}
+	if refused, ok := errors.AsType[*pgconn.PgError](err); ok {
+		return &connectError{reason: "refused (SQLSTATE " + refused.Code + ")", cause: refused}
+	}
+	for _, cause := range []error{context.Canceled, context.DeadlineExceeded} {
+		if errors.Is(err, cause) {
+			return &connectError{reason: cause.Error(), cause: cause}
+		}
+	}
+	return &connectError{reason: "unreachable"}
+}

@@ -1,0 +1,38 @@
+package pgredact_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"testing"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/stretchr/testify/require"
+
+	"github.com/mcpsaas/mcpsaas/internal/pgredact"
+)
+
+func TestError(t *testing.T) {
+	t.Parallel()
+	_, err := pgx.Connect(t.Context(), "postgres://anna:secret@127.0.0.1:1/books")
+	require.ErrorContains(t, err, "anna")
+	shown := pgredact.Error(fmt.Errorf("anna's books: %w", err))
+	require.EqualError(t, shown, "connect to the database: unreachable")
+
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	_, err = pgx.Connect(ctx, "postgres://anna:secret@127.0.0.1:1/books")
+	shown = pgredact.Error(err)
+	require.ErrorIs(t, shown, context.Canceled)
+	require.NotContains(t, shown.Error(), "anna")
+
+	other := errors.New("other")
+	require.Equal(t, other, pgredact.Error(other))
+	require.NoError(t, pgredact.Error(nil))
+}
+
+func ExampleError() {
+	_, err := pgx.Connect(context.Background(), "postgres://anna:secret@127.0.0.1:1/books")
+	fmt.Println(pgredact.Error(err))
+	// Output: connect to the database: unreachable
+}
