@@ -52,5 +52,6 @@
 //
 // The table of tenants is written by [PutTenant] and [SetStatus] and read from
 // memory by [Directory], which is at most a second out of date. [Data] makes,
-// exports and erases what one tenant has.
+// exports and erases what one tenant has. [Migrator] brings the schemas of many
+// tenants up to date. [Audit] reads the catalog for every way around isolation.
 package tenancy

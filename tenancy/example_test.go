@@ -4,8 +4,10 @@ import (
 	"context"
 	"fmt"
 	"strings"
+	"testing/fstest"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/mcpsaas/mcpsaas/tenancy"
 	"github.com/mcpsaas/mcpsaas/tenancy/tenant"
@@ -60,4 +62,26 @@ func ExampleDB_Query() {
 	_, err := search(context.Background(), nil, "apple")
 	fmt.Println(err == tenant.ErrNone)
 	// Output: true
+}
+
+// Every schema is brought up to date, the canaries first. Run again after a
+// crash, it goes on where it stopped.
+func ExampleMigrator() {
+	files := fstest.MapFS{"0001_products.sql": {Data: []byte(`create table products (tenant_id uuid not null, name text)`)}}
+	migrateAll := func(ctx context.Context, pool *pgxpool.Pool, schemas []string) error {
+		targets := tenancy.MigrationTargetsFunc(func(context.Context) ([]tenancy.MigrationTarget, error) {
+			var all []tenancy.MigrationTarget
+			for i, schema := range schemas {
+				all = append(all, tenancy.MigrationTarget{Schema: schema, DB: pool, Canary: i == 0})
+			}
+			return all, nil
+		})
+		migrator, err := tenancy.NewMigrator(files, targets, nil)
+		if err != nil {
+			return err
+		}
+		_, err = migrator.Migrate(ctx)
+		return err
+	}
+	_ = migrateAll
 }
