@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net/http"
 	"strings"
+	"time"
 
 	"github.com/mcpsaas/mcpsaas/billing/stripebill"
 	"github.com/mcpsaas/mcpsaas/tenancy/apikey"
@@ -28,6 +29,7 @@ type signup struct {
 	lookup    func(tenant.ID) (tenant.Tenant, bool)
 	publicURL string
 	logger    *slog.Logger
+	strangers bucket
 }
 
 func (s *signup) register(mux *http.ServeMux) {
@@ -75,6 +77,9 @@ func (s *signup) begin(w http.ResponseWriter, r *http.Request) {
 		s.fail(w, r, http.StatusBadRequest, "unknown plan "+quote(string(plan))+": want one of "+planNames())
 		return
 	}
+	if !s.mayAsk(w, r) {
+		return
+	}
 	id := tenant.NewID()
 	checkout, err := s.stripe.CreateCheckout(r.Context(), stripebill.CheckoutRequest{
 		Tenant:     id,
@@ -94,6 +99,16 @@ func (s *signup) begin(w http.ResponseWriter, r *http.Request) {
 	http.Redirect(w, r, checkout.URL, http.StatusSeeOther)
 }
 
+// mayAsk refuses a request that would cause one call to Stripe too many.
+func (s *signup) mayAsk(w http.ResponseWriter, r *http.Request) bool {
+	if s.strangers.take(time.Now()) {
+		return true
+	}
+	w.Header().Set("Retry-After", "1")
+	s.fail(w, r, http.StatusTooManyRequests, "too many sign-ups at once; try again in a second")
+	return false
+}
+
 // returned is what the return page shows.
 type returned struct {
 	Session      string      `json:"session"`
@@ -108,6 +123,9 @@ type returned struct {
 // session reads the checkout that a buyer comes back from. Its id can't be
 // guessed: who knows it has been there.
 func (s *signup) session(w http.ResponseWriter, r *http.Request) (returned, bool) {
+	if !s.mayAsk(w, r) {
+		return returned{}, false
+	}
 	id := r.Form.Get("session_id")
 	checkout, err := s.stripe.Checkout(r.Context(), id)
 	switch {
