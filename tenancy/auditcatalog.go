@@ -121,6 +121,8 @@ type tenantColumn struct {
 	Type    string `json:"type"`
 	NotNull bool   `json:"not_null"`
 	Preset  string `json:"preset"`
+
+	filled bool // the preset is what is generated
 }
 
 func (r *relation) object() string { return r.Schema + "." + r.Name }
@@ -161,6 +163,8 @@ type catalogPolicy struct {
 	Using      string   `json:"using"`
 	Check      string   `json:"check"`
 	Functions  []uint32 `json:"functions"`
+
+	sound bool // but for its kind, it is what is generated
 }
 
 type index struct {
@@ -286,9 +290,31 @@ func (c *catalog) link() {
 	for _, f := range c.Functions {
 		c.functions[f.OID] = f
 	}
+	isPolicy, isDefault := same(policyExpr), same(defaultExpr)
+	for _, r := range c.Relations {
+		if r.Column != nil {
+			r.Column.filled = isDefault(r.Column.Preset)
+		}
+	}
 	c.policies = make(map[uint32][]catalogPolicy)
 	for _, p := range c.Policies {
+		p.sound = p.whole() && isPolicy(p.Using) && isPolicy(p.Check)
 		c.policies[p.Table] = append(c.policies[p.Table], p)
+	}
+}
+
+// same returns a function that compares expressions with one. There are a few
+// expressions and thousands of places that have them.
+func same(want string) func(string) bool {
+	want = normal(want)
+	known := make(map[string]bool)
+	return func(expr string) bool {
+		equal, ok := known[expr]
+		if !ok {
+			equal = normal(expr) == want
+			known[expr] = equal
+		}
+		return equal
 	}
 }
 

@@ -8,7 +8,7 @@ type seeded struct {
 	want  []string // "TEN104 public.products"
 	left  []string // what the mends leave, for want of a statement that decides
 	role  string   // attributes of a role of the row's own, audited in place of app_user
-	fresh bool     // the mend is for sessions that begin later
+	fresh bool     // a mend is for sessions that begin later
 }
 
 // Handwritten protection, to be spoiled by one policy.
@@ -35,6 +35,10 @@ var seededFaults = []seeded{
 	{name: "member of a bound role that may too much", role: "nocreatedb", spoil: `create role "by {role}" nologin; grant "by {role}" to {role}; grant truncate on products to "by {role}"; grant create on schema public to "by {role}"; grant temporary, create on database {database} to "by {role}"; grant usage on schema mcpsaas to "by {role}"; create sequence counter; grant usage on sequence counter to "by {role}"`,
 		want: []string{"TEN401 public.products", "TEN402 public.counter", "TEN405 mcpsaas", "TEN501 {role}", "TEN502 {role}", "TEN503 public"}},
 	{name: "member of the control role", role: "nocreatedb", spoil: `grant mcpsaas_control to {role}`, want: []string{"TEN005 {role} in mcpsaas_control"}},
+	{name: "member of a bound role through a mighty one", role: "nocreatedb", spoil: `create role "by {role}" nologin createrole; create role "low {role}"; grant "low {role}" to "by {role}"; grant "by {role}" to {role}; grant truncate on products to "low {role}"`,
+		want: []string{"TEN005 {role} in by {role}"}},
+	{name: "definer with a shadowed path", spoil: `create function f() returns int language sql security definer set search_path = public, pg_catalog, pg_temp as 'select 1'`, want: []string{"TEN304 public.f()", "TEN306 public.f()"}},
+	{name: "pg_temp in the middle", spoil: `alter role app_user in database {database} set search_path = public, pg_temp, mcpsaas, pg_temp`, want: []string{"TEN011 app_user"}},
 	{name: "member of the predefined", role: "nocreatedb", spoil: `grant pg_read_all_data to {role}`, want: []string{"TEN005 {role} in pg_read_all_data"}},
 	{name: "inherit", role: "nocreatedb", spoil: `alter role {role} inherit`, want: []string{"TEN006 {role}"}},
 	{name: "owns a table", role: "nocreatedb", spoil: `alter table products owner to {role}`, want: []string{"TEN007 public.products"}},
@@ -67,8 +71,8 @@ var seededFaults = []seeded{
 	{name: "permissive policy changed", spoil: policies("true", "using (true)"), want: []string{"TEN107 public.products.tenant_access_*"}},
 	{name: "policy for one role", spoil: policies("false", "to app_user"), want: []string{"TEN107 public.products.tenant_guard_*"}},
 	{name: "policy of another version", spoil: `create policy tenant_guard_00000000 on products as restrictive using (true)`, want: []string{"TEN107 public.products.tenant_guard_00000000"}},
-	{name: "current_setting that isn't", spoil: `create function public.current_setting(text, boolean) returns text language sql stable as $$ select 'x' $$; ` + policies("false", `using (tenant_id = (select nullif(public.current_setting(''app.current_tenant_id'', true), '''')::uuid))`),
-		want: []string{"TEN107 public.products.tenant_guard_*"}},
+	{name: "current_setting that isn't", spoil: `create function public.current_setting(text, boolean) returns text language sql stable as $$ select 'x' $$; alter database {database} set search_path = public, pg_catalog; ` + policies("false", `using (tenant_id = (select nullif(public.current_setting(''app.current_tenant_id'', true), '''')::uuid))`),
+		fresh: true, want: []string{"TEN011 {database}", "TEN107 public.products.tenant_guard_*"}},
 	{name: "permissive without restrictive", spoil: bare + `create policy slug on notes for select using (body = 'b')`, want: []string{"TEN106 public.notes", "TEN108 public.notes.slug"}},
 	{name: "with check opened", spoil: bare + `create policy mine on notes using (` + scoped + `) with check (true)`, want: []string{"TEN106 public.notes", "TEN109 public.notes.mine"}},
 	{name: "insert without a limit", spoil: bare + `create policy adds on notes for insert with check (true)`, want: []string{"TEN106 public.notes", "TEN109 public.notes.adds"}},

@@ -19,28 +19,19 @@ var bareSetting = regexp.MustCompile(`(?i)current_setting\('[^']*'(::text)?\)`)
 // whole reports whether a policy is for every command and role.
 func (p catalogPolicy) whole() bool { return p.Command == "*" && p.Everyone }
 
-func (p catalogPolicy) policy() policy {
-	return policy{p.Name, p.Permissive, p.whole(), p.Using, p.Check}
-}
-
 // guarded reports whether the generated restrictive policy binds all others.
 func (a *audit) guarded(table uint32) bool {
 	for _, p := range a.policies[table] {
-		if p.Name == guardPolicy && !p.Permissive && p.sound() {
+		if p.Name == guardPolicy && !p.Permissive && p.sound {
 			return true
 		}
 	}
 	return false
 }
 
-// sound reports whether a policy is, but for its kind, what is generated.
-func (p catalogPolicy) sound() bool {
-	return p.whole() && normal(p.Using) == normal(policyExpr) && normal(p.Check) == normal(policyExpr)
-}
-
 // asNamed reports whether a policy with a generated name is what it says.
 func (p catalogPolicy) asNamed() bool {
-	return p.sound() && (p.Name == guardPolicy && !p.Permissive || p.Name == accessPolicy && p.Permissive)
+	return p.sound && (p.Name == guardPolicy && !p.Permissive || p.Name == accessPolicy && p.Permissive)
 }
 
 // scoped reports whether an expression compares tenant_id with the context, or

@@ -163,24 +163,39 @@ func checkSearchPath(a *audit) {
 		if s.Name != "search_path" {
 			continue
 		}
-		if path, late := tempLast(s.Value); !late {
-			a.find(a.where(s), a.alter(s)+" set search_path = "+path+";", "search_path has pg_temp before other schemas: a temporary table shadows a tenants' table")
+		if p := parsePath(s.Value); p.catalogLate || p.tempEarly {
+			a.find(a.where(s), a.alter(s)+" set search_path = "+p.mended+";",
+				"search_path has other schemas before pg_catalog, or pg_temp before others: what is made there takes the place of PostgreSQL's own functions, or of tables")
 		}
 	}
 }
 
-// tempLast reports whether pg_temp is last in a search path or not named in it,
-// and returns the path with it at the end.
-func tempLast(path string) (mended string, ok bool) {
+// searchPath is what matters of one.
+type searchPath struct {
+	catalogLate bool // pg_catalog is named after another schema; unnamed it is first
+	tempEarly   bool // pg_temp is named before another schema
+	tempLast    bool // pg_temp is named last; unnamed it is first
+	mended      string
+}
+
+func parsePath(path string) searchPath {
+	var p searchPath
 	var rest []string
-	named, last := false, false
 	for part := range strings.SplitSeq(path, ",") {
 		part = strings.TrimSpace(part)
-		last = strings.Trim(part, `"`) == "pg_temp"
-		named = named || last
-		if !last && part != "" && part != `""` {
+		name := strings.Trim(part, `"`)
+		if name == "" {
+			continue
+		}
+		p.tempEarly = p.tempEarly || p.tempLast
+		p.tempLast = name == "pg_temp"
+		switch {
+		case name == "pg_catalog":
+			p.catalogLate = p.catalogLate || len(rest) > 0
+		case !p.tempLast:
 			rest = append(rest, part)
 		}
 	}
-	return strings.Join(append(rest, "pg_temp"), ", "), !named || last
+	p.mended = strings.Join(append(rest, "pg_temp"), ", ")
+	return p
 }

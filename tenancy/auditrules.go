@@ -59,7 +59,7 @@ func rules() []rule {
 		{AuditRule{"TEN008", "control-role", SeverityError, "the control role can log in, bypass policies or make roles", attributes}, checkControlRole},
 		{AuditRule{"TEN009", "context-preset", SeverityError, "the tenant's context is set for every session", clientConf}, checkPreset},
 		{AuditRule{"TEN010", "row-security-off", SeverityError, "row_security is set to off for every session", clientConf}, checkRowSecurity},
-		{AuditRule{"TEN011", "temp-first", SeverityWarning, "search_path has pg_temp before other schemas", clientConf}, checkSearchPath},
+		{AuditRule{"TEN011", "search-path", SeverityWarning, "search_path has pg_temp before other schemas, or others before pg_catalog", clientConf}, checkSearchPath},
 
 		{AuditRule{"TEN101", "tenant-id-type", SeverityError, "tenant_id is not a uuid", rowSecurity}, checkType},
 		{AuditRule{"TEN102", "tenant-id-nullable", SeverityError, "tenant_id may be null", constraints}, checkNullable},

@@ -41,7 +41,7 @@ func checkNullable(a *audit) {
 
 func checkDefault(a *audit) {
 	a.eachColumn(func(t *relation) {
-		if normal(t.Column.Preset) == normal(defaultExpr) {
+		if t.Column.filled {
 			return
 		}
 		what := "has no default"

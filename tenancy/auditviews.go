@@ -3,7 +3,6 @@ package tenancy
 import (
 	"fmt"
 	"slices"
-	"strings"
 )
 
 // eachView calls check for the views and materialized views that lead to
@@ -121,11 +120,11 @@ func checkDefinerPath(a *audit) {
 	a.eachDefiner(func(f *function) {
 		path, what := "pg_catalog, pg_temp", "has the caller's search_path: the caller says which tables and functions it means; name them with their schema"
 		if f.SearchPath != nil {
-			mended, last := tempLast(*f.SearchPath)
-			if last && strings.Contains(*f.SearchPath, "pg_temp") {
+			p := parsePath(*f.SearchPath)
+			if p.tempLast && !p.catalogLate && !p.tempEarly {
 				return
 			}
-			path, what = mended, "doesn't end its search_path with pg_temp, which is searched first if it isn't named: temporary tables shadow what it means"
+			path, what = p.mended, "doesn't end its search_path with pg_temp, which is searched first if it isn't named, or begin it with pg_catalog: others' tables and functions take the place of what it means"
 		}
 		a.find(f.object(), fmt.Sprintf("alter routine %s set search_path = %s;", f.sql(), path), "the function runs as its owner and %s", what)
 	})
