@@ -85,8 +85,8 @@ type AuditConn interface {
 // Audit reads the catalog of a database and reports everything in it by which
 // one tenant could reach, change or learn of another's rows, with the statement
 // that mends it. [AuditRules] lists what it looks for. It changes nothing, takes
-// five round trips whatever the number of tables, and can be run by any role
-// that may read the catalog; what that role can't see is a finding too.
+// six round trips whatever the number of tables, and can be run by any role that
+// may read the catalog; what that role can't see is a finding too.
 //
 // What leaves no trace in the catalog can't be audited: the payload of a
 // notification, which every session of the role receives; advisory locks, which

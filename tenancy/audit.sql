@@ -191,8 +191,7 @@ select json_build_object(
 	'executable', (select coalesce(json_agg(distinct reach.name), '[]') from aclexplode(coalesce(p.acl, acldefault('f', p.owner))) a
 		join reach on reach.oid = a.grantee where p.owner <> reach.role and a.privilege_type = 'EXECUTE')
 	) order by p.schema, p.name), '[]') from proc p),
-'triggers', (select coalesce(json_agg(json_build_object('table', g.tgrelid::bigint, 'name', g.tgname, 'function', g.tgfoid::bigint,
-	'disabled', g.tgenabled = 'D') order by g.tgname), '[]')
+'triggers', (select coalesce(json_agg(json_build_object('table', g.tgrelid::bigint, 'name', g.tgname, 'function', g.tgfoid::bigint) order by g.tgname), '[]')
 	from pg_trigger g join rel on rel.oid = g.tgrelid where rel.tenants and not g.tgisinternal and g.tgparentid = 0),
 'rules', (select coalesce(json_agg(json_build_object('table', w.ev_class::bigint, 'name', w.rulename) order by w.rulename), '[]')
 	from pg_rewrite w join rel on rel.oid = w.ev_class where rel.tenants),

@@ -195,6 +195,21 @@ func TestAuditInTransaction(t *testing.T) {
 	require.Empty(t, audited(t, b.Pool(t), nil).Findings, "others see nothing of it")
 }
 
+// Whatever the number of tables: begin, the catalog, the sentinel, rollback, and
+// two to prepare.
+func TestAuditRoundTrips(t *testing.T) {
+	t.Parallel()
+	link := newProxy(t, devtest.DB(t, shop).URL, 0)
+	conn, err := pgx.Connect(t.Context(), link.url())
+	require.NoError(t, err)
+	defer conn.Close(t.Context())
+	for _, want := range []int64{6, 4} {
+		before := link.turns.Load()
+		audited(t, conn, nil)
+		require.Equal(t, want, link.turns.Load()-before)
+	}
+}
+
 func TestAuditStrict(t *testing.T) {
 	t.Parallel()
 	b := &bundle{Database: devtest.DB(t, shop)}
