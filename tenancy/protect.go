@@ -35,6 +35,11 @@ const protectLock = 0x70726f74656374
 
 func protect(ctx context.Context, conn *pgx.Conn, protections []protection) error {
 	return pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
+		// What the policies call is bound when they are made: a function named
+		// current_setting in a schema that stands before pg_catalog must not be it.
+		if _, err := tx.Exec(ctx, `set local search_path = pg_catalog, pg_temp`); err != nil {
+			return fmt.Errorf("tenancy: protect: %w", err)
+		}
 		if _, err := tx.Exec(ctx, `select pg_advisory_xact_lock($1)`, int64(protectLock)); err != nil {
 			return fmt.Errorf("tenancy: protect: %w", err)
 		}

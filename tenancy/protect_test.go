@@ -180,3 +180,30 @@ func TestWrites(t *testing.T) {
 	require.ErrorContains(t, err, "row-level security")
 	require.Equal(t, []string{"apple"}, b.names(t, anna))
 }
+
+// TestProtectAgainstShadow: a function that takes current_setting's place in
+// the owner's search_path doesn't get into the policies.
+//
+// Mutation that it saw: Protect under the session's search_path.
+func TestProtectAgainstShadow(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	mine, theirs := tenant.NewID(), tenant.NewID()
+	conn := b.Conn(t, devstack.OwnerRole)
+	for _, sql := range []string{
+		`create function public.current_setting(text, boolean) returns text immutable language sql as $$ select '` + theirs.String() + `' $$`,
+		`set search_path = public, pg_catalog`,
+		`create table notes (tenant_id uuid not null, body text)`,
+	} {
+		_, err := conn.Exec(t.Context(), sql)
+		require.NoError(t, err)
+	}
+	require.NoError(t, tenancy.Protect(t.Context(), conn, "notes"))
+	for _, id := range []tenant.ID{mine, theirs} {
+		_, err := b.db.Exec(as(t.Context(), id), `insert into public.notes (body) values ($1)`, id.String())
+		require.NoError(t, err)
+	}
+	var body string
+	require.NoError(t, b.db.QueryRow(as(t.Context(), mine), `select string_agg(body, ' ') from public.notes`).Scan(&body))
+	require.Equal(t, mine.String(), body)
+}
