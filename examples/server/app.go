@@ -33,6 +33,20 @@ import (
 // it out.
 const toolTimeout = 15 * time.Second
 
+// What a server had in hand when it was killed, the next one takes over when
+// the lease runs out: these are shorter than the defaults, since buyers wait
+// for it. Taking over too early costs a call more, never a wrong result.
+const (
+	noticeTimeout    = 8 * time.Second
+	noticeLease      = 10 * time.Second
+	batchLease       = 15 * time.Second
+	provisionerLease = 5 * time.Second
+)
+
+// stallMargin is how long usage and notices of Stripe may wait, beyond what is
+// planned, before health tells of it: longer than a lease and a few retries.
+const stallMargin = 30 * time.Second
+
 // office is the part of the product that commands need as well as the server:
 // the books, without anything that serves.
 type office struct {
@@ -95,6 +109,7 @@ type app struct {
 	meter   *metering.Meter
 	metrics *metrics
 	stripe  *stripebill.Client
+	catalog *catalogKeeper
 	worker  *billing.Worker
 	inbox   *billing.InboxWorker
 	checks  *health.Aggregator
@@ -137,11 +152,14 @@ func (a *app) buildMetering(context.Context) (err error) {
 	if a.limiter, err = redisquota.New(a.redis, nil); err != nil {
 		return err
 	}
-	if a.spool, err = usage.OpenSpool(a.config.spoolDir, &usage.SpoolOptions{Logger: a.logger}); err != nil {
+	if a.spool, err = usage.OpenSpool(a.config.spoolDir, &usage.SpoolOptions{
+		AlarmAge: stallMargin, DrainTimeout: time.Second, Logger: a.logger, // stop has flushed it before
+	}); err != nil {
 		return fmt.Errorf("SPOOL_DIR: %w", err)
 	}
 	a.meter, err = metering.New(a.limiter, a.spool, &metering.Options{
 		Tools:   tools,
+		Budget:  a.config.budget,
 		Logger:  a.logger,
 		Observe: a.metrics.observe,
 	})
@@ -152,15 +170,21 @@ func (a *app) buildBilling(context.Context) (err error) {
 	if a.stripe, err = stripebill.New(a.config.stripeKey, &stripebill.Options{APIBase: a.config.stripeBase, Logger: a.logger}); err != nil {
 		return fmt.Errorf("STRIPE_SECRET_KEY, STRIPE_API_BASE: %w", err)
 	}
+	a.catalog = newCatalogKeeper(a.stripe, a.logger)
 	if a.worker, err = billing.NewWorker(a.ledger, stripebill.NewReporter(a.stripe, nil), &billing.WorkerOptions{
-		Interval: a.config.report,
-		Logger:   a.logger,
+		Interval:   a.config.report,
+		Lease:      batchLease,
+		StallAfter: 2*a.config.report + stallMargin,
+		Logger:     a.logger,
 	}); err != nil {
 		return err
 	}
 	a.inbox, err = billing.NewInboxWorker(a.ledger, stripebill.NewSource(a.stripe, nil), billing.SubscriberFunc(a.applySubscription), &billing.InboxOptions{
-		Flush:  a.flushUsage,
-		Logger: a.logger,
+		Flush:      a.flushUsage,
+		Timeout:    noticeTimeout,
+		Lease:      noticeLease,
+		StallAfter: stallMargin,
+		Logger:     a.logger,
 	})
 	return err
 }
@@ -235,7 +259,7 @@ func (a *app) buildOnboarding(context.Context) error {
 	// The shop's own step comes before the probe key and the canary, which prove
 	// the whole.
 	steps.Provision = slices.Insert(steps.Provision, len(steps.Provision)-2, onboarding.Step{Name: "welcome", Do: a.welcome})
-	a.provisioner, err = onboarding.New(a.state, steps, &onboarding.Options{Logger: a.logger})
+	a.provisioner, err = onboarding.New(a.state, steps, &onboarding.Options{Lease: provisionerLease, Logger: a.logger})
 	return err
 }
 
@@ -244,6 +268,7 @@ func (a *app) work(g *group) {
 	g.run("directory", a.directory.Run)
 	g.run("api keys", a.keys.Run)
 	g.run("usage spool", func(ctx context.Context) error { return a.spool.Run(ctx, a.ledger) })
+	g.run("catalog", a.catalog.run)
 	g.run("billing worker", a.worker.Run)
 	g.run("webhook inbox", a.inbox.Run)
 	g.run("provisioner", a.provisioner.Run)
@@ -264,11 +289,17 @@ func (a *app) close() {
 	if a.redis != nil {
 		a.redis.Close()
 	}
+	// A pool waits for its connections, and a connection for a database that
+	// may not answer. The end of the process closes them as well.
+	pools := newGroup(context.Background())
 	if a.db != nil {
-		a.db.Close()
+		pools.run("pool of tenants", func(context.Context) error { a.db.Close(); return nil })
 	}
 	if a.office != nil {
-		a.office.close()
+		pools.run("pool of control tables", func(context.Context) error { a.office.close(); return nil })
+	}
+	if err := pools.stop(closeTimeout); err != nil {
+		a.logger.Warn("connections are not closed", "err", err)
 	}
 }
 

@@ -4,18 +4,8 @@ import (
 	"context"
 	"fmt"
 
-	"github.com/mcpsaas/mcpsaas/billing/stripebill"
 	"github.com/mcpsaas/mcpsaas/tenancy/tenant"
 )
-
-// catalog is what is sold at Stripe.
-func catalog() stripebill.Catalog {
-	var c stripebill.Catalog
-	for _, o := range offers {
-		c.Plans = append(c.Plans, stripebill.CatalogPlan{Plan: o.Plan, Name: "Shop " + o.Name, Amount: o.Cents, Unit: o.Unit})
-	}
-	return c
-}
 
 // billingStatus shows how far usage is on its way to Stripe.
 func billingStatus(ctx context.Context, env *environment, args []string) error {

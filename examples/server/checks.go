@@ -24,12 +24,13 @@ func (a *app) buildHealth(context.Context) (err error) {
 	a.checks, err = health.New(&health.Options{
 		Checks: []health.Check{
 			{Name: "postgres", Run: a.db.Check, Criticality: health.Critical},
-			{Name: "isolation", Run: a.db.CheckRoles, Criticality: health.Critical, Interval: 5 * time.Minute},
+			{Name: "isolation", Run: a.db.CheckRoles, Criticality: health.Critical},
 			{Name: "audit", Run: tenancy.AuditCheck(a.control, &tenancy.AuditOptions{Roles: roles}), Interval: 5 * time.Minute},
 			{Name: "directory", Run: a.directory.Check, Startup: true},
 			{Name: "api_keys", Run: a.keys.Check, Startup: true},
 			{Name: "redis", Run: a.limiter.Check},
 			{Name: "usage", Run: a.spool.Check},
+			{Name: "stripe_catalog", Run: a.catalog.check},
 			{Name: "billing_reporter", Run: a.worker.Check},
 			{Name: "webhook_inbox", Run: a.inbox.Check},
 			{Name: "provisioner", Run: a.state.Check},

@@ -28,6 +28,10 @@ var demoIDs = map[tenant.Plan]tenant.ID{
 
 const demoKeyName = "demo"
 
+// demoPatience is how long a demo tenant may take: after a kill, the leases of
+// the dead server have to run out first.
+const demoPatience = time.Minute
+
 // demo is what -demo-json writes.
 type demo struct {
 	MCPURL          string       `json:"mcp_url"`
@@ -87,9 +91,12 @@ func (a *app) demoTenant(ctx context.Context, id tenant.ID, plan tenant.Plan) (o
 	if err != nil && !errors.Is(err, onboarding.ErrUnknownTenant) {
 		return onboarding.Record{}, err
 	}
-	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, demoPatience)
 	defer cancel()
 	if err != nil { // unknown
+		if err := a.catalog.wait(ctx, demoPatience); err != nil {
+			return onboarding.Record{}, err
+		}
 		checkout, err := a.stripe.CreateCheckout(ctx, stripebill.CheckoutRequest{
 			Tenant: id, Plan: plan, Email: string(plan) + "@example.com",
 			SuccessURL: a.config.publicURL + "/signup/return?session_id={CHECKOUT_SESSION_ID}",

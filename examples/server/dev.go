@@ -121,7 +121,7 @@ func (d *devParts) close() error {
 		errs = append(errs, d.listener.Close())
 	}
 	if d.stack != nil {
-		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+		ctx, cancel := context.WithTimeout(context.Background(), devTimeout)
 		defer cancel()
 		errs = append(errs, d.stack.Close(ctx))
 	}

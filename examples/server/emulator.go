@@ -61,5 +61,5 @@ func emulatorCommand(ctx context.Context, env *environment, args []string) error
 	<-g.ctx.Done()
 	stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 	defer cancel()
-	return errors.Join(server.Shutdown(stop), g.stop())
+	return errors.Join(server.Shutdown(stop), g.stop(time.Second))
 }

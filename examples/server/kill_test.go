@@ -4,12 +4,15 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"net/http"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/stretchr/testify/require"
 
+	"github.com/mcpsaas/mcpsaas/billing/stripebill/stripetest"
 	"github.com/mcpsaas/mcpsaas/metering"
 	"github.com/mcpsaas/mcpsaas/tenancy/tenant"
 )
@@ -125,4 +128,41 @@ func TestKill(t *testing.T) {
 		require.Equal(t, units, l.Units, l.Key)
 		require.EqualValues(t, 1, l.Count, l.Key)
 	}
+}
+
+// TestTakeover kills the server while it works on a notice of Stripe, and while
+// it reports usage: the next one takes over what the dead one held, soon enough
+// for those who wait for it.
+//
+// Mutation that it saw: the leases of billing's and onboarding's defaults, by
+// which the demo isn't made, and usage waits for two minutes.
+func TestTakeover(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	held := func(what, sql string) {
+		t.Helper()
+		eventually(t, what, func() bool {
+			var n int
+			err := w.db.QueryRow(t.Context(), sql).Scan(&n)
+			return err == nil && n > 0 // no table yet: no row yet
+		})
+	}
+	// What a notice says is never taken from the notice.
+	w.stripe.Inject(stripetest.Fault{Kind: stripetest.Slow, Method: http.MethodGet, Path: "/v1/subscriptions", Delay: time.Hour})
+	kill, _, _ := w.launch(w.demoFile())
+	held("a notice is worked on", `select count(*) from mcpsaas.billing_notices where state = 'working'`)
+	kill()
+	w.stripe.Heal()
+	r := w.spawn()
+
+	w.stripe.Inject(stripetest.Fault{Kind: stripetest.Slow, Path: "/v1/billing/meter_events", Delay: time.Hour})
+	pro := r.tenant(tenant.Pro)
+	a, err := post(t.Context(), r.MCPURL, pro.APIKey, "", "1", "search_products", map[string]any{})
+	require.NoError(t, err)
+	require.False(t, a.isErr, a.text)
+	held("usage is being reported", `select count(*) from mcpsaas.usage_batches where state = 'sending'`)
+	r.kill()
+	w.stripe.Heal()
+	w.spawn()
+	w.billed(t, pro.StripeCustomer, 1)
 }

@@ -20,14 +20,28 @@ import (
 	"github.com/mcpsaas/mcpsaas/tenancy/mcptenant"
 )
 
-// Bounds of an orderly stop: all of it within 15 seconds.
+// Bounds of an orderly stop: all of it within 15 seconds, also when everything
+// that it talks to hangs. What isn't done by then is done by the next start, as
+// after a kill.
 const (
-	drainTimeout = 6 * time.Second // for the calls under way
-	flushTimeout = 4 * time.Second // for usage on its way to the database
+	drainTimeout = 5 * time.Second // for the calls under way
+	flushTimeout = 2 * time.Second // for usage on its way to the database
+	workTimeout  = 2 * time.Second // for the workers to give back what they hold
+	closeTimeout = time.Second     // for the connections to the database
+	devTimeout   = 2 * time.Second // for the servers of the dev stack
 )
+
+// catalogPatience is how long a start waits for Stripe before it goes on
+// without.
+const catalogPatience = 5 * time.Second
 
 // serve runs the server until ctx ends.
 func serve(ctx context.Context, env *environment, args []string) (err error) {
+	defer func() {
+		if ctx.Err() != nil { // asked to stop before it was ready
+			err = ignoreCanceled(err)
+		}
+	}()
 	if len(args) > 0 {
 		return usagef("server serve takes no argument %q", args[0])
 	}
@@ -91,11 +105,6 @@ func serve(ctx context.Context, env *environment, args []string) (err error) {
 		return err
 	}
 	defer a.close()
-	if changes, err := a.stripe.EnsureCatalog(ctx, catalog()); err != nil {
-		return fmt.Errorf("Stripe: %w", err)
-	} else if len(changes) > 0 {
-		logger.InfoContext(ctx, "catalog at Stripe brought up to date", "changes", len(changes))
-	}
 	publicMux, err := a.publicMux()
 	if err != nil {
 		return err
@@ -111,7 +120,10 @@ func serve(ctx context.Context, env *environment, args []string) (err error) {
 
 	err = a.announce(servers.ctx, env.stdout, dev, admin.Addr().String())
 	if err == nil {
-		<-servers.ctx.Done() // a signal, or a listener that failed
+		select {
+		case <-servers.ctx.Done(): // a signal, or a listener that failed
+		case <-workers.ctx.Done(): // a worker that failed
+		}
 	}
 	return errors.Join(ignoreCanceled(err), a.stop(servers, workers, publicServer, adminServer))
 }
@@ -129,6 +141,7 @@ func (a *app) announce(ctx context.Context, stdout io.Writer, dev *devParts, adm
 	if err := a.ready(ctx); err != nil {
 		return err
 	}
+	_ = a.catalog.wait(ctx, catalogPatience) // its check says what became of it
 	adminURL := "http://operator:" + a.config.adminToken + "@" + adminAddr
 	if a.config.demo {
 		d, err := a.makeDemo(ctx, adminURL)
@@ -166,7 +179,15 @@ func (a *app) stop(servers, workers *group, public, admin *http.Server) error {
 	if err := a.spool.Flush(flush); err != nil {
 		a.logger.Warn("usage stays in the spool for the next start", "err", err)
 	}
-	errs = append(errs, admin.Close(), servers.stop(), workers.stop())
+	errs = append(errs, admin.Close())
+	for _, g := range []*group{servers, workers} {
+		err := g.stop(workTimeout)
+		if errors.Is(err, errStillRunning) {
+			a.logger.Warn("not waiting any longer", "err", err)
+			err = nil
+		}
+		errs = append(errs, err)
+	}
 	return errors.Join(errs...)
 }
 

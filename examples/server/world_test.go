@@ -177,10 +177,19 @@ func (w *world) serve(extend func(*app, *mcp.Server), args ...string) *running {
 	return r
 }
 
-// spawn runs the server in a process of its own.
+// spawn runs the server in a process of its own, until it serves.
 func (w *world) spawn(args ...string) *running {
 	w.t.Helper()
 	file := w.demoFile()
+	kill, stop, end := w.launch(file, args...)
+	r := w.await(file, end)
+	r.kill, r.stop = kill, stop
+	return r
+}
+
+// launch starts the server in a process of its own.
+func (w *world) launch(file string, args ...string) (kill func(), stop func() error, end *ending) {
+	w.t.Helper()
 	cmd := exec.Command(os.Args[0], append([]string{"serve", "-demo-json", file}, args...)...)
 	cmd.Env = append(os.Environ(), asServer+"=1")
 	for name, value := range w.env {
@@ -189,7 +198,7 @@ func (w *world) spawn(args ...string) *running {
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
 	require.NoError(w.t, cmd.Start())
-	end := &ending{done: make(chan struct{})}
+	end = &ending{done: make(chan struct{})}
 	go func() {
 		end.err = cmd.Wait()
 		close(end.done)
@@ -201,18 +210,17 @@ func (w *world) spawn(args ...string) *running {
 			w.t.Logf("the server's log:\n%s", stderr.Bytes())
 		}
 	})
-	r := w.await(file, end)
-	r.kill = func() {
+	kill = func() {
 		require.NoError(w.t, cmd.Process.Kill())
 		end.wait()
 	}
-	r.stop = func() error {
+	stop = func() error {
 		if err := cmd.Process.Signal(os.Interrupt); err != nil {
 			return err
 		}
 		return end.wait()
 	}
-	return r
+	return kill, stop, end
 }
 
 // command runs another command of the server on the same world.
