@@ -90,7 +90,7 @@ func (c *config) parse(name string, args []string, getenv func(string) string, o
 		dest             *time.Duration
 	}{
 		{"report-interval", "REPORT_INTERVAL", "how often usage is reported to Stripe (default 5m, 2s on the emulator)", &c.report},
-		{"redis-budget", "REDIS_BUDGET", "how long a call may wait for Redis before its plan's outage policy holds (default 25ms)", &c.budget},
+		{"redis-budget", "REDIS_BUDGET", "how long a call may wait for Redis before its plan's outage policy holds (default 25ms, 250ms on the dev stack's)", &c.budget},
 	}
 	given := map[string]string{}
 	for _, d := range durations {

@@ -60,6 +60,11 @@ func fillIn(ctx context.Context, c *config, logger *slog.Logger) (_ *devParts, e
 	}
 	if c.redisURL == "" {
 		c.redisURL = d.stack.RedisURL
+		if c.budget == 0 {
+			// Here Redis shares a busy machine with compilers and clients: 25 ms
+			// without an answer are no outage.
+			c.budget = 250 * time.Millisecond
+		}
 		if len(d.stack.Banner) == 0 {
 			d.say("Redis: of this run's own; REDIS_URL takes yours")
 		}
