@@ -15,11 +15,16 @@ func billingStatus(ctx context.Context, env *environment, args []string) error {
 	var id tenant.ID
 	if len(args) > 0 {
 		var err error
-		if id, err = tenant.ParseID(args[0]); err != nil {
+		if id, err = parseTenant(args[0]); err != nil {
 			return err
 		}
 	}
 	return withOffice(ctx, env, func(ctx context.Context, o *office) error {
+		if !id.IsZero() {
+			if _, err := o.provisioner.Tenant(ctx, id); err != nil {
+				return named(id, err)
+			}
+		}
 		s, err := o.ledger.Stats(ctx, id)
 		if err != nil {
 			return err

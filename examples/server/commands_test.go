@@ -5,10 +5,12 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"strconv"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/mcpsaas/mcpsaas/onboarding"
 	"github.com/mcpsaas/mcpsaas/tenancy/tenant"
 )
 
@@ -123,4 +125,64 @@ func TestCommands(t *testing.T) {
 	var migrated map[string]any
 	command(&migrated, "migrate")
 	require.Equal(t, true, migrated["migrated"])
+}
+
+// TestBadArguments: what was typed wrong is named, by exit code 2; a tenant that
+// isn't there by 1.
+func TestBadArguments(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	_, err := w.command("migrate")
+	require.NoError(t, err)
+	unknown := tenant.NewID().String()
+	for _, command := range [][]string{
+		{"tenant", "show"}, {"tenant", "suspend"}, {"tenant", "resume"}, {"tenant", "delete"}, {"tenant", "restore"},
+		{"key", "create"}, {"billing", "status"},
+	} {
+		for _, bad := range []string{"", "x", unknown + "0", "'; drop table products"} {
+			_, err := w.command(append(command, bad)...)
+			require.ErrorIs(t, err, errUsage, "%v %q", command, bad)
+			require.ErrorContains(t, err, strconv.Quote(bad), "%v", command)
+		}
+		_, err := w.command(append(command, unknown)...)
+		require.ErrorIs(t, err, onboarding.ErrUnknownTenant, "%v", command)
+		require.NotErrorIs(t, err, errUsage, "%v", command)
+		require.ErrorContains(t, err, unknown, "%v", command)
+	}
+	for _, scope := range []string{"bogus", "tool:nope", tenant.ScopeCanary} {
+		_, err := w.command("key", "create", unknown, "-scopes", scope)
+		require.ErrorIs(t, err, errUsage)
+		require.ErrorContains(t, err, scope)
+	}
+}
+
+// TestDemoAgain starts the demo after one of its tenants has been deleted, and
+// another suspended: the first has a successor, the second stays as it is.
+func TestDemoAgain(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	r := w.spawn()
+	starter, pro := r.tenant(tenant.Starter), r.tenant(tenant.Pro)
+	_, err := w.command("tenant", "suspend", pro.ID.String())
+	require.NoError(t, err)
+	_, err = w.command("tenant", "delete", starter.ID.String(), "-now")
+	require.NoError(t, err)
+	eventually(t, "it leaves", func() bool {
+		text, err := w.command("tenant", "show", starter.ID.String(), "-json")
+		require.NoError(t, err)
+		var row tenantRow
+		require.NoError(t, json.Unmarshal([]byte(text), &row))
+		return row.Status == tenant.Deprovisioning
+	})
+	require.NoError(t, r.stop())
+	r = w.spawn()
+	require.Len(t, r.Tenants, len(offers))
+	require.Equal(t, pro.ID, r.tenant(tenant.Pro).ID)
+	require.NotEqual(t, starter.ID, r.tenant(tenant.Starter).ID)
+	a, err := post(t.Context(), r.MCPURL, r.tenant(tenant.Starter).APIKey, "", "1", "search_products", map[string]any{})
+	require.NoError(t, err)
+	require.False(t, a.isErr, a.text)
+	a, err = post(t.Context(), r.MCPURL, r.tenant(tenant.Pro).APIKey, "", "1", "search_products", map[string]any{})
+	require.NoError(t, err)
+	require.Contains(t, a.text, "suspended")
 }

@@ -18,12 +18,10 @@ import (
 	"github.com/mcpsaas/mcpsaas/tenancy/tenant"
 )
 
-// demoIDs are the demo tenants, one per plan, the same at each start.
-var demoIDs = map[tenant.Plan]tenant.ID{
-	tenant.Free:       tenant.MustParseID("de300000-0000-4000-8000-000000000001"),
-	tenant.Starter:    tenant.MustParseID("de300000-0000-4000-8000-000000000002"),
-	tenant.Pro:        tenant.MustParseID("de300000-0000-4000-8000-000000000003"),
-	tenant.Enterprise: tenant.MustParseID("de300000-0000-4000-8000-000000000004"),
+// demoID is the id of the n-th plan's demo tenant, the same at each start. The id
+// of one that was deleted is never used again: the next generation follows.
+func demoID(n, generation int) tenant.ID {
+	return tenant.MustParseID(fmt.Sprintf("de300000-0000-4000-8000-%06x%06x", generation, n+1))
 }
 
 const demoKeyName = "demo"
@@ -68,8 +66,11 @@ func (a *app) makeDemo(ctx context.Context, adminURL string) (*demo, error) {
 		DatabaseURL: c.databaseURL, AppDatabaseURL: c.appURL, RedisURL: c.redisURL,
 		publicURL: c.publicURL,
 	}
-	for _, o := range offers {
-		id := demoIDs[o.Plan]
+	for n, o := range offers {
+		id, err := a.liveDemo(ctx, n)
+		if err != nil {
+			return nil, fmt.Errorf("tenant of plan %s: %w", o.Plan, err)
+		}
 		record, err := a.demoTenant(ctx, id, o.Plan)
 		if err != nil {
 			return nil, fmt.Errorf("tenant of plan %s: %w", o.Plan, err)
@@ -83,9 +84,29 @@ func (a *app) makeDemo(ctx context.Context, adminURL string) (*demo, error) {
 	return d, a.directory.Sync(ctx)
 }
 
+// liveDemo returns the id of the first generation that has not left.
+func (a *app) liveDemo(ctx context.Context, n int) (tenant.ID, error) {
+	for generation := 0; ; generation++ {
+		id := demoID(n, generation)
+		record, err := a.provisioner.Tenant(ctx, id)
+		if errors.Is(err, onboarding.ErrUnknownTenant) {
+			return id, nil
+		}
+		if err != nil {
+			return id, err
+		}
+		switch record.State {
+		case tenant.Deprovisioning, tenant.DeprovisionFailed, tenant.Purging, tenant.Deleted, tenant.Cancelled:
+		default:
+			return id, nil
+		}
+	}
+}
+
 func (a *app) demoTenant(ctx context.Context, id tenant.ID, plan tenant.Plan) (onboarding.Record, error) {
 	record, err := a.provisioner.Tenant(ctx, id)
-	if err == nil && record.State.Serves() {
+	// What was suspended or is to leave is so by somebody's wish.
+	if err == nil && (record.State.Serves() || record.State == tenant.Suspended || record.State == tenant.DeprovisionScheduled) {
 		return record, nil
 	}
 	if err != nil && !errors.Is(err, onboarding.ErrUnknownTenant) {

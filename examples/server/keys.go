@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/mcpsaas/mcpsaas/tenancy/apikey"
@@ -22,9 +23,14 @@ func keyCreate(ctx context.Context, env *environment, args []string) error {
 	if err := wantArgs("key create", args, 1, 2); err != nil {
 		return err
 	}
-	id, err := tenant.ParseID(args[0])
+	id, err := parseTenant(args[0])
 	if err != nil {
 		return err
+	}
+	for _, scope := range env.config.scopeList() {
+		if !grantable(scope) {
+			return usagef("-scopes: no scope %s", quote(scope))
+		}
 	}
 	spec := apikey.Spec{CreatedBy: operator(), Scopes: env.config.scopeList()}
 	if len(args) > 1 {
@@ -33,7 +39,7 @@ func keyCreate(ctx context.Context, env *environment, args []string) error {
 	return withOffice(ctx, env, func(ctx context.Context, o *office) error {
 		record, err := o.provisioner.Tenant(ctx, id)
 		if err != nil {
-			return err
+			return named(id, err)
 		}
 		if !record.State.Serves() && record.State != tenant.Suspended {
 			return fmt.Errorf("tenant %s is %s: it gets no key", id, record.State)
@@ -44,6 +50,18 @@ func keyCreate(ctx context.Context, env *environment, args []string) error {
 		}
 		return env.printKey(key)
 	})
+}
+
+// grantable says whether a key may be given the scope: any but the platform's
+// own.
+func grantable(scope string) bool {
+	switch scope {
+	case tenant.ScopeTools, tenant.ScopeHealthRead, tenant.ScopeExport:
+		return true
+	}
+	name, ok := strings.CutPrefix(scope, "tool:")
+	_, known := tools[name]
+	return ok && known
 }
 
 func keyRotate(ctx context.Context, env *environment, args []string) error {

@@ -110,14 +110,14 @@ func tenantShow(ctx context.Context, env *environment, args []string) error {
 	if err := wantArgs("tenant show", args, 1, 1); err != nil {
 		return err
 	}
-	id, err := tenant.ParseID(args[0])
+	id, err := parseTenant(args[0])
 	if err != nil {
 		return err
 	}
 	return withOffice(ctx, env, func(ctx context.Context, o *office) error {
 		record, err := o.provisioner.Tenant(ctx, id)
 		if err != nil {
-			return err
+			return named(id, err)
 		}
 		steps, err := o.state.Steps(ctx, id, "")
 		if err != nil {
@@ -200,18 +200,35 @@ func tenantCreate(ctx context.Context, env *environment, args []string) error {
 	})
 }
 
+// parseTenant reads the id of a tenant off the command line.
+func parseTenant(arg string) (tenant.ID, error) {
+	id, err := tenant.ParseID(arg)
+	if err != nil {
+		return id, usagef("%w", err)
+	}
+	return id, nil
+}
+
+// named says which tenant it is that isn't known.
+func named(id tenant.ID, err error) error {
+	if errors.Is(err, onboarding.ErrUnknownTenant) {
+		return fmt.Errorf("tenant %s: %w", id, err)
+	}
+	return err
+}
+
 // order is a command that changes what is desired of one tenant.
 func order(name string, ctx context.Context, env *environment, args []string, act func(*onboarding.Provisioner, context.Context, onboarding.Order) error) error {
 	if err := wantArgs(name, args, 1, 1); err != nil {
 		return err
 	}
-	id, err := tenant.ParseID(args[0])
+	id, err := parseTenant(args[0])
 	if err != nil {
 		return err
 	}
 	return withOffice(ctx, env, func(ctx context.Context, o *office) error {
 		if err := act(o.provisioner, ctx, onboarding.Order{Tenant: id, Actor: operator(), Reason: name, Now: env.config.now}); err != nil {
-			return err
+			return named(id, err)
 		}
 		record, err := o.provisioner.Tenant(ctx, id)
 		if err != nil {
