@@ -22,9 +22,9 @@ import (
 // does. In the end every call has exactly one usage event with its price, and
 // Stripe's total is the sum, to the unit.
 //
-// Mutations that it saw: recording the event after the answer (in a goroutine)
-// loses events; a spool that the next process does not adopt loses them too;
-// an event id of its own for each attempt bills re-issued calls twice.
+// Mutation that it saw: recording the event in a goroutine, after the answer.
+// That a dead process's spool is adopted, and that a call made again is charged
+// once, is what packages usage and metering test.
 func TestKill(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
