@@ -37,9 +37,10 @@ const catalogPatience = 5 * time.Second
 
 // serve runs the server until ctx ends.
 func serve(ctx context.Context, env *environment, args []string) (err error) {
+	serving := false
 	defer func() {
-		if ctx.Err() != nil { // asked to stop before it was ready
-			err = ignoreCanceled(err)
+		if ctx.Err() != nil && !serving { // asked to stop, which whatever was being started can't know
+			err = nil
 		}
 	}()
 	if len(args) > 0 {
@@ -110,6 +111,7 @@ func serve(ctx context.Context, env *environment, args []string) (err error) {
 		return err
 	}
 
+	serving = true
 	workers := newGroup(context.WithoutCancel(ctx))
 	a.work(workers)
 	servers := newGroup(ctx)

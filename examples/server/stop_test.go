@@ -1,10 +1,13 @@
 package main
 
 import (
+	"bufio"
 	"io"
 	"net"
 	"net/http"
 	"net/url"
+	"os"
+	"os/exec"
 	"sync"
 	"testing"
 	"time"
@@ -162,4 +165,24 @@ func TestStopWhileAllHangs(t *testing.T) {
 	postgres.set(false)
 	w.spawn()
 	w.billed(t, pro.StripeCustomer, 10)
+}
+
+// TestStopBeforeReady tells a server to stop while it makes its dev stack.
+//
+// Mutation that it saw: an error of what was interrupted, taken for the
+// server's own.
+func TestStopBeforeReady(t *testing.T) {
+	t.Parallel()
+	newWorld(t) // skips where there is no PostgreSQL
+	cmd := exec.Command(os.Args[0], "serve", "-addr", "127.0.0.1:0", "-admin-addr", "127.0.0.1:0")
+	cmd.Env = append(os.Environ(), asServer+"=1")
+	out, err := cmd.StdoutPipe()
+	require.NoError(t, err)
+	require.NoError(t, cmd.Start())
+	t.Cleanup(func() { cmd.Process.Kill() })
+	line, err := bufio.NewReader(out).ReadString('\n')
+	require.NoError(t, err)
+	require.Contains(t, line, "Starting")
+	require.NoError(t, cmd.Process.Signal(os.Interrupt))
+	require.NoError(t, cmd.Wait())
 }
