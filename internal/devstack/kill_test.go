@@ -198,6 +198,7 @@ func TestKilledOwnerKeepsDir(t *testing.T) {
 	require.NoError(t, client.IncrBy(t.Context(), "kept", 7).Err())
 
 	require.NoError(t, syscall.Kill(o.Guard, syscall.SIGSTOP))
+	t.Cleanup(func() { syscall.Kill(o.Guard, syscall.SIGCONT) }) // however this ends
 	o.kill(t)
 	hurried, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
