@@ -1,9 +1,11 @@
 package main
 
 import (
+	"encoding/json"
 	"fmt"
 	"net/http"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -39,6 +41,7 @@ func TestRedisOutage(t *testing.T) {
 		"frozen":  {w.redis.Freeze, w.redis.Thaw},
 	} {
 		outage.begin()
+		began := time.Now()
 		for n := range 20 {
 			a := call(free, 100+n)
 			require.True(t, a.isErr, name)
@@ -47,7 +50,17 @@ func TestRedisOutage(t *testing.T) {
 			require.False(t, call(pro, 100+n).isErr, name)
 			served[pro.Plan]++
 		}
-		eventually(t, "a probe sees the outage", func() bool {
+		// The first probe that looks, rather than answering from the last second's
+		// result, is red.
+		eventually(t, "a probe looks", func() bool {
+			status, at := redisCheck(t, r)
+			if !at.After(began) {
+				return false
+			}
+			require.Equal(t, "down", status, name)
+			return true
+		})
+		eventually(t, "the monitor's answer is red", func() bool {
 			status, health := getHealth(t, r)
 			return status == http.StatusServiceUnavailable && health == "degraded"
 		})
@@ -73,4 +86,21 @@ func TestRedisOutage(t *testing.T) {
 	var unmetered int64
 	require.NoError(t, w.db.QueryRow(t.Context(), `select count(*) from mcpsaas.usage_events where unmetered and units = 1`).Scan(&unmetered))
 	require.EqualValues(t, 40, unmetered, "calls that were let through say so")
+}
+
+// redisCheck asks for health as the operator, and returns what the check of
+// Redis saw and when.
+func redisCheck(t *testing.T, r *running) (status string, at time.Time) {
+	t.Helper()
+	res, err := http.Get(r.AdminURL + "/health")
+	require.NoError(t, err)
+	defer res.Body.Close()
+	var body struct {
+		Details map[string]struct {
+			Status string
+			Time   time.Time
+		}
+	}
+	require.NoError(t, json.NewDecoder(res.Body).Decode(&body))
+	return body.Details["redis"].Status, body.Details["redis"].Time
 }
