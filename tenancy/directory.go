@@ -28,12 +28,9 @@ type Directory struct {
 // entry is a tenant and where its rows live.
 type entry struct {
 	tenant    tenant.Tenant
-	placement string
+	placement Placement
+	epoch     int64
 }
-
-// placementShared is the placement in the shared tables, under row level
-// security.
-const placementShared = "shared"
 
 // DirectoryOptions configure [NewDirectory]. The zero value is the default.
 type DirectoryOptions struct {
@@ -48,7 +45,7 @@ type DirectoryOptions struct {
 }
 
 const directorySQL = `
-select id, plan, status, version, period_start, period_end, placement
+select id, plan, status, version, period_start, period_end, placement, database_ref, epoch
 from mcpsaas.tenants where changed >= $1`
 
 // NewDirectory returns a directory that reads through the control pool. It is
@@ -75,7 +72,10 @@ func NewDirectory(control *pgxpool.Pool, opts *DirectoryOptions) (*Directory, er
 func scanEntry(row pgx.CollectableRow) (entry, error) {
 	var e entry
 	var start, end *time.Time
-	err := row.Scan(&e.tenant.ID, &e.tenant.Plan, &e.tenant.Status, &e.tenant.Version, &start, &end, &e.placement)
+	var tier string
+	var database *string
+	err := row.Scan(&e.tenant.ID, &e.tenant.Plan, &e.tenant.Status, &e.tenant.Version, &start, &end, &tier, &database, &e.epoch)
+	e.placement = placementOf(tier, database)
 	e.tenant.PeriodStart, e.tenant.PeriodEnd = utc(start), utc(end)
 	return e, err
 }
@@ -111,6 +111,13 @@ func (d *Directory) Check(ctx context.Context) error { return d.feed.Check(ctx) 
 func (d *Directory) Lookup(id tenant.ID) (t tenant.Tenant, ok bool) {
 	e, ok := d.entry(id)
 	return e.tenant, ok
+}
+
+// Placement returns where the tenant's rows live, from memory, and the epoch,
+// which counts its moves from 1.
+func (d *Directory) Placement(id tenant.ID) (p Placement, epoch int64, ok bool) {
+	e, ok := d.entry(id)
+	return e.placement, e.epoch, ok
 }
 
 func (d *Directory) entry(id tenant.ID) (e entry, ok bool) {

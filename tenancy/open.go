@@ -141,8 +141,8 @@ func (db *DB) route(ctx context.Context) (tenant.ID, *pgxpool.Pool, error) {
 			return tenant.ID{}, nil, ErrUnknownTenant
 		}
 	}
-	if entry.placement != placementShared {
-		return tenant.ID{}, nil, fmt.Errorf("tenancy: the tenant's rows are placed in %q, which this pool doesn't reach", entry.placement)
+	if entry.placement.Tier != TierShared {
+		return tenant.ID{}, nil, fmt.Errorf("tenancy: the tenant's rows are placed in %q, which this pool doesn't reach", entry.placement.Tier)
 	}
 	return t.ID, db.pool, nil
 }

@@ -25,12 +25,19 @@ type Record struct {
 	// PeriodStart and PeriodEnd bound the billing period; both zero without a
 	// subscription.
 	PeriodStart, PeriodEnd time.Time
+
+	// Placement is where the rows of a new tenant are to live. Writing it for a
+	// tenant that exists does nothing: a [Mover] changes it.
+	Placement Placement
+
+	// Epoch counts the tenant's moves, from 1. It is read, never written.
+	Epoch int64
 }
 
 // putSQL doesn't touch a tombstone, and then returns no row.
 const putSQL = `
-insert into mcpsaas.tenants as t (id, name, plan, status, period_start, period_end, deleted_at)
-values ($1, $2, $3, $4, $5, $6, case when $4 = 'deleted' then now() end)
+insert into mcpsaas.tenants as t (id, name, plan, status, period_start, period_end, placement, schema_name, database_ref, deleted_at)
+values ($1, $2, $3, $4, $5, $6, $7, $8, $9, case when $4 = 'deleted' then now() end)
 on conflict (id) do update set
 	name = excluded.name, plan = excluded.plan, status = excluded.status,
 	period_start = excluded.period_start, period_end = excluded.period_end, deleted_at = excluded.deleted_at,
@@ -46,7 +53,8 @@ where id = $1 and status <> 'deleted'
 returning version`
 
 const lockSQL = `
-select name, plan, status, period_start, period_end from mcpsaas.tenants where id = $1 for update`
+select name, plan, status, period_start, period_end, placement, database_ref, epoch
+from mcpsaas.tenants where id = $1 for update`
 
 const notifySQL = `select pg_notify('` + channel + `', '')`
 
@@ -61,8 +69,9 @@ func PutTenant(ctx context.Context, tx pgx.Tx, r Record) (version int64, err err
 	if err := r.validate(); err != nil {
 		return 0, fmt.Errorf("tenancy: put tenant: %w", err)
 	}
+	tier, schema, database := r.Placement.columns(r.ID)
 	batch := &pgx.Batch{}
-	batch.Queue(putSQL, r.ID, r.Name, r.Plan, r.Status, timeOrNull(r.PeriodStart), timeOrNull(r.PeriodEnd)).
+	batch.Queue(putSQL, r.ID, r.Name, r.Plan, r.Status, timeOrNull(r.PeriodStart), timeOrNull(r.PeriodEnd), tier, schema, database).
 		QueryRow(func(row pgx.Row) error { return row.Scan(&version) })
 	batch.Queue(notifySQL)
 	err = tx.SendBatch(ctx, batch).Close()
@@ -101,7 +110,9 @@ func SetStatus(ctx context.Context, tx pgx.Tx, id tenant.ID, status tenant.Statu
 func LockTenant(ctx context.Context, tx pgx.Tx, id tenant.ID) (Record, error) {
 	r := Record{ID: id}
 	var start, end *time.Time
-	err := tx.QueryRow(ctx, lockSQL, id).Scan(&r.Name, &r.Plan, &r.Status, &start, &end)
+	var tier string
+	var database *string
+	err := tx.QueryRow(ctx, lockSQL, id).Scan(&r.Name, &r.Plan, &r.Status, &start, &end, &tier, &database, &r.Epoch)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return Record{}, ErrUnknownTenant
 	}
@@ -109,6 +120,7 @@ func LockTenant(ctx context.Context, tx pgx.Tx, id tenant.ID) (Record, error) {
 		return Record{}, fmt.Errorf("tenancy: lock tenant: %w", err)
 	}
 	r.PeriodStart, r.PeriodEnd = utc(start), utc(end)
+	r.Placement = placementOf(tier, database)
 	return r, nil
 }
 
@@ -126,6 +138,9 @@ func (r Record) validate() error {
 		return errors.New("Record.PeriodStart and Record.PeriodEnd must be given together")
 	case !r.PeriodEnd.IsZero() && !r.PeriodEnd.After(r.PeriodStart):
 		return errors.New("Record.PeriodEnd must be after Record.PeriodStart")
+	}
+	if err := r.Placement.validate(); err != nil {
+		return fmt.Errorf("Record.%w", err)
 	}
 	return nil
 }
