@@ -89,11 +89,14 @@ func (s *Store) edit(ctx context.Context, tx pgx.Tx, id tenant.ID, create bool, 
 		return old, onboarding.ErrLeaseLost
 	}
 	if old.SpecVersion == 0 || directoryDiffers(old, r) {
-		_, err := tenancy.PutTenant(ctx, tx, tenancy.Record{
+		entry := tenancy.Record{
 			ID: id, Name: r.Spec.Name, Plan: r.Spec.Plan, Status: r.State,
 			PeriodStart: r.Spec.PeriodStart, PeriodEnd: r.Spec.PeriodEnd,
-		})
-		if err != nil {
+		}
+		if old.SpecVersion == 0 {
+			entry.Placement = s.place(id, r.Spec.Plan)
+		}
+		if _, err := tenancy.PutTenant(ctx, tx, entry); err != nil {
 			return old, err
 		}
 	}

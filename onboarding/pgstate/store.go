@@ -11,11 +11,19 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/mcpsaas/mcpsaas/onboarding"
+	"github.com/mcpsaas/mcpsaas/tenancy"
 	"github.com/mcpsaas/mcpsaas/tenancy/tenant"
 )
 
 // Options configure a [Store].
 type Options struct {
+	// Place says where the rows of a new tenant are to live; see
+	// [tenancy.DefaultTier]. It is asked when the tenant is asked for, and
+	// never again: a change of plan moves nobody. It runs in a transaction, and
+	// so does nothing but decide.
+	// Defaults to the shared tables.
+	Place func(id tenant.ID, plan tenant.Plan) tenancy.Placement
+
 	// Now is the clock that decides what is due.
 	// Defaults to the database's.
 	Now func() time.Time
@@ -23,8 +31,9 @@ type Options struct {
 
 // Store is an [onboarding.State] in PostgreSQL. It is safe for concurrent use.
 type Store struct {
-	pool *pgxpool.Pool
-	now  func() time.Time
+	pool  *pgxpool.Pool
+	place func(tenant.ID, tenant.Plan) tenancy.Placement
+	now   func() time.Time
 }
 
 var _ onboarding.State = (*Store)(nil)
@@ -37,7 +46,10 @@ func New(pool *pgxpool.Pool, opts *Options) (*Store, error) {
 	}
 	s := &Store{pool: pool}
 	if opts != nil {
-		s.now = opts.Now
+		s.place, s.now = opts.Place, opts.Now
+	}
+	if s.place == nil {
+		s.place = func(tenant.ID, tenant.Plan) tenancy.Placement { return tenancy.Placement{} }
 	}
 	return s, nil
 }
