@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -12,22 +11,35 @@ import (
 	"github.com/mcpsaas/mcpsaas/tenancy/tenant"
 )
 
-// Data makes, exports and erases what one tenant has in the shared tables, for
-// onboarding and for operators. It works on the control pool, one tenant at a
-// time and under that tenant's policies: a fault here can't reach another
-// tenant's rows. It is safe for concurrent use.
+// Data makes, exports and erases what one tenant has, wherever its rows are
+// placed, for onboarding and for operators. It works on the control pool, or as
+// the owner of the tenant's database, on one tenant at a time and under that
+// tenant's policies: a fault here can't reach another tenant's rows. It is safe
+// for concurrent use.
 //
-// The tables are those of the catalog with a column tenant_id, outside of
-// schema mcpsaas. One that isn't protected makes every method but Prepare and
-// Configure fail, before it has done anything. Materialized views aren't looked
-// into: refresh them after an erasure.
+// The tables are those of the catalog with a column tenant_id, outside of schema
+// mcpsaas; in a tenant's own schema they are all there are. One that isn't
+// protected makes every method but Prepare and Configure fail, before it has done
+// anything. Materialized views aren't looked into: refresh them after an
+// erasure.
+//
+// What one method does with a tenant keeps others from getting between, in any
+// process: they wait for it, up to 10 s, and then fail with [ErrTenantBusy].
 type Data struct {
 	control *pgxpool.Pool
+	pools   *ownerPools
 	batch   int
+	turns   chan struct{}
 }
 
 // DataOptions configure [NewData]. The zero value is the default.
 type DataOptions struct {
+	// Databases finds the databases of tenants that have one to themselves, by
+	// URLs that log in as the owner: not those that [Open] has, which log in as
+	// the application's role.
+	// Defaults to none: such a tenant is out of reach.
+	Databases databaseResolver
+
 	// BatchRows is how many rows one transaction erases.
 	// Defaults to 5,000.
 	BatchRows int
@@ -38,41 +50,48 @@ func NewData(control *pgxpool.Pool, opts *DataOptions) (*Data, error) {
 	if control == nil {
 		return nil, errors.New("tenancy: new data: the control pool is nil")
 	}
-	d := &Data{control: control, batch: 5000}
-	if opts != nil && opts.BatchRows != 0 {
-		d.batch = opts.BatchRows
+	if opts == nil {
+		opts = &DataOptions{}
 	}
-	if d.batch < 0 {
+	conns := int(control.Config().MaxConns)
+	switch {
+	case opts.BatchRows < 0:
 		return nil, errors.New("tenancy: new data: DataOptions.BatchRows must not be negative")
+	case conns < 2:
+		return nil, errors.New("tenancy: new data: the control pool must have two connections at least")
 	}
-	return d, nil
+	return &Data{
+		control: control,
+		pools:   &ownerPools{home: control, databases: opts.Databases},
+		batch:   orDefault(opts.BatchRows, 5000),
+		turns:   make(chan struct{}, conns/2),
+	}, nil
 }
 
-// within runs fn in a transaction of the control role under the tenant's
-// policies.
-func (d *Data) within(ctx context.Context, id tenant.ID, opts pgx.TxOptions, fn func(tx pgx.Tx) error) error {
-	if id.IsZero() || id == Sentinel {
-		return ErrUnknownTenant
-	}
-	err := pgx.BeginTxFunc(ctx, d.control, opts, func(tx pgx.Tx) error {
-		if _, err := tx.Exec(ctx, enterSQL, id.String()); err != nil {
-			return err
-		}
-		return fn(tx)
+// Close closes the connections that d has opened itself. Those of the control
+// pool stay.
+func (d *Data) Close() { d.pools.close() }
+
+// within holds the tenant and runs fn in one transaction at its place.
+func (d *Data) within(ctx context.Context, id tenant.ID, how holding, opts pgx.TxOptions, fn func(p place, tx pgx.Tx) error) error {
+	return d.hold(ctx, id, how, func(_ pgx.Tx, _ home, p place) error {
+		return p.within(ctx, opts, func(tx pgx.Tx) error { return fn(p, tx) })
 	})
-	return redact(err)
 }
 
 const (
-	insertMarkerSQL = `insert into public.tenant_marker (tenant_id) values ($1) on conflict do nothing`
-	selectMarkerSQL = `select marker::text from public.tenant_marker where tenant_id = $1`
-	insertConfigSQL = `insert into public.tenant_config (tenant_id, key, value) values ($1, $2, $3) on conflict do nothing`
+	insertMarkerSQL = `insert into tenant_marker (tenant_id) values ($1) on conflict do nothing`
+	selectMarkerSQL = `select marker::text from tenant_marker where tenant_id = $1`
+	// The sentinel has no row in a tenant's own schema.
+	selectSentinelSQL = `select marker::text from public.tenant_marker where tenant_id = $1`
+
+	insertConfigSQL = `insert into tenant_config (tenant_id, key, value) values ($1, $2, $3) on conflict do nothing`
 )
 
 // Prepare writes the tenant's marker row, unless it is there, and returns the
 // marker, which stays the same for the tenant's whole life.
 func (d *Data) Prepare(ctx context.Context, id tenant.ID) (marker string, err error) {
-	err = d.within(ctx, id, pgx.TxOptions{}, func(tx pgx.Tx) error {
+	err = d.within(ctx, id, holdShared, pgx.TxOptions{}, func(_ place, tx pgx.Tx) error {
 		if _, err := tx.Exec(ctx, insertMarkerSQL, id); err != nil {
 			return err
 		}
@@ -87,7 +106,7 @@ func (d *Data) Prepare(ctx context.Context, id tenant.ID) (marker string, err er
 // Configure writes those settings of tenant_config that the tenant hasn't got
 // yet, and leaves the ones that it has.
 func (d *Data) Configure(ctx context.Context, id tenant.ID, defaults map[string]string) error {
-	err := d.within(ctx, id, pgx.TxOptions{}, func(tx pgx.Tx) error {
+	err := d.within(ctx, id, holdShared, pgx.TxOptions{}, func(_ place, tx pgx.Tx) error {
 		batch := &pgx.Batch{}
 		for key, value := range defaults {
 			batch.Queue(insertConfigSQL, id, key, value)
@@ -103,8 +122,8 @@ func (d *Data) Configure(ctx context.Context, id tenant.ID, defaults map[string]
 // Prove returns nil if the tenant's marker is the one that [Data.Prepare]
 // returned, the sentinel's is there too, and every table is protected.
 func (d *Data) Prove(ctx context.Context, id tenant.ID, marker string) error {
-	err := d.within(ctx, id, pgx.TxOptions{AccessMode: pgx.ReadOnly}, func(tx pgx.Tx) error {
-		if _, err := d.tables(ctx, tx); err != nil {
+	err := d.within(ctx, id, holdShared, pgx.TxOptions{AccessMode: pgx.ReadOnly}, func(p place, tx pgx.Tx) error {
+		if _, err := p.tables(ctx, tx); err != nil {
 			return err
 		}
 		var stored string
@@ -118,7 +137,7 @@ func (d *Data) Prove(ctx context.Context, id tenant.ID, marker string) error {
 		if _, err := tx.Exec(ctx, setSQL, Sentinel.String()); err != nil {
 			return err
 		}
-		err = tx.QueryRow(ctx, selectMarkerSQL, Sentinel).Scan(&stored)
+		err = tx.QueryRow(ctx, selectSentinelSQL, Sentinel).Scan(&stored)
 		if errors.Is(err, pgx.ErrNoRows) {
 			return &CanaryError{CanaryUnarmed}
 		}
@@ -128,50 +147,4 @@ func (d *Data) Prove(ctx context.Context, id tenant.ID, marker string) error {
 		return fmt.Errorf("tenancy: prove tenant's place: %w", err)
 	}
 	return nil
-}
-
-// dataTable is a table that has tenants' rows.
-type dataTable struct {
-	oid         uint32
-	id          pgx.Identifier
-	partitioned bool
-	references  []uint32 // the tables that its foreign keys point at
-}
-
-func (t dataTable) name() string { return strings.Join(t.id, ".") }
-
-const dataTablesSQL = `
-select c.oid, n.nspname, c.relname, c.relkind = 'p',
-	array(select distinct k.confrelid from pg_constraint k where k.conrelid = c.oid and k.contype = 'f'),
-	row_security_active(c.oid) and has_table_privilege(c.oid, 'select') and has_table_privilege(c.oid, 'delete')
-from pg_class c join pg_namespace n on n.oid = c.relnamespace
-where c.relkind in ('r', 'p') and not c.relispartition
-	and n.nspname !~ '^pg_' and n.nspname not in ('information_schema', 'mcpsaas')
-	and exists (select from pg_attribute a where a.attrelid = c.oid and a.attname = 'tenant_id' and not a.attisdropped)
-order by 2, 3`
-
-// tables lists the tables, and fails if one of them isn't protected: its rows
-// could be neither exported nor erased.
-func (d *Data) tables(ctx context.Context, tx pgx.Tx) ([]dataTable, error) {
-	rows, err := tx.Query(ctx, dataTablesSQL)
-	if err != nil {
-		return nil, err
-	}
-	var open []string
-	tables, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (dataTable, error) {
-		t := dataTable{id: make(pgx.Identifier, 2)}
-		var protected bool
-		err := row.Scan(&t.oid, &t.id[0], &t.id[1], &t.partitioned, &t.references, &protected)
-		if !protected {
-			open = append(open, t.name())
-		}
-		return t, err
-	})
-	if err != nil {
-		return nil, err
-	}
-	if len(open) > 0 {
-		return nil, fmt.Errorf("%w: %s: run tenancy.Protect", ErrUnprotected, strings.Join(open, ", "))
-	}
-	return tables, nil
 }

@@ -28,29 +28,37 @@ func (d *Data) Erase(ctx context.Context, id tenant.ID) (Counts, error) {
 }
 
 func (d *Data) erase(ctx context.Context, id tenant.ID, counts Counts) error {
-	var tables []dataTable
-	err := d.within(ctx, id, pgx.TxOptions{AccessMode: pgx.ReadOnly}, func(tx pgx.Tx) (err error) {
-		tables, err = d.tables(ctx, tx)
-		return err
-	})
-	if err != nil {
-		return err
-	}
-	for _, group := range deletionOrder(tables) {
-		if err := d.eraseGroup(ctx, id, group, counts); err != nil {
+	return d.hold(ctx, id, holdExclusive, func(_ pgx.Tx, _ home, p place) error {
+		var tables []dataTable
+		err := p.within(ctx, pgx.TxOptions{AccessMode: pgx.ReadOnly}, func(tx pgx.Tx) (err error) {
+			tables, err = p.tables(ctx, tx)
+			return err
+		})
+		if err != nil {
 			return err
 		}
-	}
-	// In one snapshot of its own, and over the catalog as it is now.
+		for _, group := range deletionOrder(tables) {
+			if err := d.eraseGroup(ctx, p, group, counts); err != nil {
+				return err
+			}
+		}
+		return p.proveEmpty(ctx)
+	})
+}
+
+// proveEmpty reads every table in one snapshot of its own, and over the catalog
+// as it is now.
+func (p place) proveEmpty(ctx context.Context) error {
 	opts := pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}
-	return d.within(ctx, id, opts, func(tx pgx.Tx) error {
-		if tables, err = d.tables(ctx, tx); err != nil {
+	return p.within(ctx, opts, func(tx pgx.Tx) error {
+		tables, err := p.tables(ctx, tx)
+		if err != nil {
 			return err
 		}
 		var left []string
 		for _, t := range tables {
 			var some bool
-			if err := tx.QueryRow(ctx, fmt.Sprintf(`select exists (select from %s where tenant_id = $1)`, t.id.Sanitize()), id).Scan(&some); err != nil {
+			if err := tx.QueryRow(ctx, fmt.Sprintf(`select exists (select from %s where %s)`, t.from(), t.where()), p.tenant).Scan(&some); err != nil {
 				return err
 			}
 			if some {
@@ -89,20 +97,20 @@ func deletionOrder(tables []dataTable) [][]dataTable {
 // statements while it waits for a lock itself.
 const lockTimeoutSQL = `set local lock_timeout = '2s'`
 
-func (d *Data) eraseGroup(ctx context.Context, id tenant.ID, group []dataTable, counts Counts) error {
+func (d *Data) eraseGroup(ctx context.Context, p place, group []dataTable, counts Counts) error {
 	if len(group) > 1 || slices.Contains(group[0].references, group[0].oid) {
 		// Foreign keys are checked at the end of a statement: one statement
 		// can delete a circle.
-		return d.eraseOnce(ctx, id, group, counts)
+		return d.eraseOnce(ctx, p, group, counts)
 	}
 	t := group[0]
 	for {
 		var n int64
-		err := d.within(ctx, id, pgx.TxOptions{}, func(tx pgx.Tx) error {
+		err := p.within(ctx, pgx.TxOptions{}, func(tx pgx.Tx) error {
 			if _, err := tx.Exec(ctx, lockTimeoutSQL); err != nil {
 				return err
 			}
-			tag, err := tx.Exec(ctx, batchSQL(t), id, d.batch)
+			tag, err := tx.Exec(ctx, batchSQL(t), p.tenant, d.batch)
 			n = tag.RowsAffected()
 			return err
 		})
@@ -120,25 +128,34 @@ func (d *Data) eraseGroup(ctx context.Context, id tenant.ID, group []dataTable, 
 // In a partitioned table a place counts within its partition.
 func batchSQL(t dataTable) string {
 	if t.partitioned {
-		return fmt.Sprintf(`delete from %[1]s where tenant_id = $1 and (tableoid, ctid) in (select tableoid, ctid from %[1]s where tenant_id = $1 limit $2)`, t.id.Sanitize())
+		return fmt.Sprintf(`delete from %[1]s where %[2]s and (tableoid, ctid) in (select tableoid, ctid from %[1]s where %[2]s limit $2)`, t.from(), t.where())
 	}
-	return fmt.Sprintf(`delete from %[1]s where tenant_id = $1 and ctid = any (array(select ctid from %[1]s where tenant_id = $1 limit $2))`, t.id.Sanitize())
+	return fmt.Sprintf(`delete from %[1]s where %[2]s and ctid = any (array(select ctid from %[1]s where %[2]s limit $2))`, t.from(), t.where())
 }
 
-func (d *Data) eraseOnce(ctx context.Context, id tenant.ID, group []dataTable, counts Counts) error {
+// where is the condition that selects the rows of the tenant $1. In a table of
+// its own schema without tenant_id they are all there are.
+func (t dataTable) where() string {
+	if t.tenants {
+		return `tenant_id = $1`
+	}
+	return `$1::uuid is not null`
+}
+
+func (d *Data) eraseOnce(ctx context.Context, p place, group []dataTable, counts Counts) error {
 	var steps, sums, names []string
 	for i, t := range group {
-		steps = append(steps, fmt.Sprintf(`d%d as (delete from %s where tenant_id = $1 returning 1)`, i, t.id.Sanitize()))
+		steps = append(steps, fmt.Sprintf(`d%d as (delete from %s where %s returning 1)`, i, t.from(), t.where()))
 		sums = append(sums, fmt.Sprintf(`(select count(*) from d%d)`, i))
 		names = append(names, t.name())
 	}
 	sql := "with " + strings.Join(steps, ", ") + " select array[" + strings.Join(sums, ", ") + "]"
 	var n []int64
-	err := d.within(ctx, id, pgx.TxOptions{}, func(tx pgx.Tx) error {
+	err := p.within(ctx, pgx.TxOptions{}, func(tx pgx.Tx) error {
 		if _, err := tx.Exec(ctx, lockTimeoutSQL); err != nil {
 			return err
 		}
-		return tx.QueryRow(ctx, sql, id).Scan(&n)
+		return tx.QueryRow(ctx, sql, p.tenant).Scan(&n)
 	})
 	if err != nil {
 		return fmt.Errorf("tables %s: %w", strings.Join(names, ", "), err)

@@ -30,6 +30,14 @@ var (
 	// protection.
 	ErrUnprotected = errors.New("tenancy: table is not protected")
 
+	// ErrTenantBusy means that the tenant is being prepared, moved, exported,
+	// imported or erased by somebody else.
+	ErrTenantBusy = errors.New("tenancy: the tenant is being worked on")
+
+	// ErrDatabaseUnavailable means that a tenant's own database doesn't exist or
+	// can't be reached. The error names the reference, [Placement.Database].
+	ErrDatabaseUnavailable = errors.New("tenancy: no connection to database")
+
 	// ErrPoolExhausted means that callers keep waiting for a connection.
 	ErrPoolExhausted = errors.New("tenancy: the pool is exhausted")
 )

@@ -18,13 +18,13 @@ import (
 // their form meanwhile is the price of one moment.
 func (d *Data) Export(ctx context.Context, id tenant.ID, put func(name string, write func(io.Writer) (rows int64, err error)) error) error {
 	opts := pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}
-	err := d.within(ctx, id, opts, func(tx pgx.Tx) error {
-		tables, err := d.tables(ctx, tx)
+	err := d.within(ctx, id, holdShared, opts, func(p place, tx pgx.Tx) error {
+		tables, err := p.tables(ctx, tx)
 		if err != nil {
 			return err
 		}
 		for _, t := range tables {
-			err := put(fileName(t.id), func(w io.Writer) (int64, error) {
+			err := put(fileName(t.logical()), func(w io.Writer) (int64, error) {
 				tag, err := tx.Conn().PgConn().CopyTo(ctx, w, exportSQL(t, id))
 				return tag.RowsAffected(), err
 			})
@@ -45,8 +45,12 @@ func (d *Data) Export(ctx context.Context, id tenant.ID, put func(name string, w
 // COPY takes no parameters; an ID is safe within quotes by its making. The name
 // t alone would be a column of that name, if the table has one.
 func exportSQL(t dataTable, id tenant.ID) string {
-	return fmt.Sprintf(`copy (select to_jsonb(t.*) from %s t where t.tenant_id = '%s')
-to stdout with (format csv, quote e'\x01', delimiter e'\x02')`, t.id.Sanitize(), id)
+	where := ""
+	if t.tenants {
+		where = fmt.Sprintf(" where t.tenant_id = '%s'", id)
+	}
+	return fmt.Sprintf(`copy (select to_jsonb(t.*) from %s t%s)
+to stdout with (format csv, quote e'\x01', delimiter e'\x02')`, t.from(), where)
 }
 
 // fileName makes a plain file name of a table's: letters that a file system

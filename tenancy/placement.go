@@ -3,6 +3,7 @@ package tenancy
 import (
 	"errors"
 	"fmt"
+	"regexp"
 	"strings"
 
 	"github.com/mcpsaas/mcpsaas/tenancy/tenant"
@@ -89,6 +90,9 @@ func SchemaName(id tenant.ID) string {
 }
 
 const schemaPrefix = "t_"
+
+// tenantSchema matches what SchemaName returns.
+var tenantSchema = regexp.MustCompile(`^t_[0-9a-f]{32}$`)
 
 // columns are the placement's in the table of tenants.
 func (p Placement) columns(id tenant.ID) (tier string, schema, database *string) {

@@ -1,0 +1,116 @@
+package tenancy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+)
+
+// ownerPools reach the databases that tenants' rows are in as their owner. Each
+// pool is made when it is first needed.
+type ownerPools struct {
+	home      *pgxpool.Pool
+	databases databaseResolver
+
+	mu     sync.Mutex // for what follows
+	pools  map[ownerKey]*pgxpool.Pool
+	closed bool
+}
+
+// ownerKey is a database, empty for that of the control pool, and the role that
+// its connections run as: the owner, or the control role.
+type ownerKey struct {
+	database string
+	owner    bool
+}
+
+// ownerConns is how many connections there are to a database of its own at most.
+const ownerConns = 8
+
+func (o *ownerPools) get(database string, owner bool) (*pgxpool.Pool, error) {
+	key := ownerKey{database, owner}
+	if key == (ownerKey{}) {
+		return o.home, nil
+	}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if pool := o.pools[key]; pool != nil {
+		return pool, nil
+	}
+	if o.closed {
+		return nil, errors.New("tenancy: the Data is closed")
+	}
+	config, err := o.config(key)
+	if err != nil {
+		return nil, err
+	}
+	// The context bounds only what isn't done here: there are no first connections.
+	pool, err := pgxpool.NewWithConfig(context.Background(), config)
+	if err != nil {
+		return nil, redact(err)
+	}
+	if o.pools == nil {
+		o.pools = make(map[ownerKey]*pgxpool.Pool)
+	}
+	o.pools[key] = pool
+	return pool, nil
+}
+
+func (o *ownerPools) config(key ownerKey) (*pgxpool.Config, error) {
+	if key.database == "" {
+		config := o.home.Config()
+		delete(config.ConnConfig.RuntimeParams, "role")
+		config.MinConns, config.MinIdleConns = 0, 0
+		config.MaxConnIdleTime, config.HealthCheckPeriod = 5*time.Second, 5*time.Second
+		return config, nil
+	}
+	if o.databases == nil {
+		return nil, fmt.Errorf("%w %q: DataOptions.Databases is nil", ErrDatabaseUnavailable, key.database)
+	}
+	config, err := parseURL("")
+	if err != nil {
+		return nil, err
+	}
+	config.MaxConns = ownerConns
+	// A connection is closed when it is given back: there may be thousands of
+	// databases, and this side is seldom needed.
+	config.MaxConnLifetime = time.Nanosecond
+	config.BeforeConnect = func(ctx context.Context, config *pgx.ConnConfig) error {
+		url, err := o.databases.Resolve(ctx, key.database)
+		if err != nil {
+			return err
+		}
+		parsed, err := parseURL(url)
+		if err != nil {
+			return err
+		}
+		*config = *parsed.ConnConfig
+		if !key.owner {
+			config.RuntimeParams["role"] = ControlRole
+		}
+		return nil
+	}
+	return config, nil
+}
+
+// close closes the pools that were made here, and waits for their connections.
+func (o *ownerPools) close() {
+	o.mu.Lock()
+	pools := o.pools
+	o.pools, o.closed = nil, true
+	o.mu.Unlock()
+	for _, pool := range pools {
+		pool.Close()
+	}
+}
+
+// databaseResolver finds the URL of a database.
+type databaseResolver interface {
+	// Resolve returns the URL of the database that goes by this reference.
+	Resolve(ctx context.Context, database string) (string, error)
+}
