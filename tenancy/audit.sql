@@ -28,10 +28,11 @@ with role as materialized (
 ), proc as materialized (
 	-- Functions that matter: by how they run, or by who calls them.
 	select p.oid, n.name as schema, p.proname::text as name, p.proowner as owner, p.proacl as acl, p.prosecdef, p.proleakproof, p.provolatile,
-		p.proconfig, p.pronargs, p.prosrc
+		p.proconfig, p.pronargs, p.prosrc, l.lanname::text as language
 	from pg_proc p
+	join pg_language l on l.oid = p.prolang
 	join ns n on n.oid = p.pronamespace
-	where p.prosecdef or p.proleakproof
+	where p.prosecdef or p.proleakproof or n.name = 'mcpsaas_app'
 		or p.oid in (select d.refobjid from pg_depend d
 			where d.classid = 'pg_policy'::regclass and d.refclassid = 'pg_proc'::regclass)
 		or p.oid in (select g.tgfoid from pg_trigger g join rel on rel.oid = g.tgrelid where rel.tenants and not g.tgisinternal)
@@ -98,6 +99,7 @@ select json_build_object(
 'version', current_setting('server_version_num')::int,
 'database', (select name from db),
 'database_owner', (select pg_get_userbyid(datdba) from db),
+'control_owner', coalesce((select pg_get_userbyid(ns.owner) from ns where ns.name = 'mcpsaas'), ''),
 'user', current_user,
 'large_object_compat', current_setting('lo_compat_privileges')::bool,
 'marker_readable', coalesce((select has_table_privilege(rel.oid, 'select') and has_schema_privilege('public', 'usage')
@@ -186,6 +188,7 @@ select json_build_object(
 	'oid', p.oid::bigint, 'schema', p.schema, 'name', p.name, 'arguments', pg_get_function_identity_arguments(p.oid),
 	'owner', pg_get_userbyid(p.owner), 'owner_free', p.owner in (select oid from free),
 	'definer', p.prosecdef, 'leakproof', p.proleakproof, 'volatility', p.provolatile,
+	'language', p.language, 'config', p.proconfig, 'source', case when p.schema = 'mcpsaas_app' then p.prosrc else '' end,
 	'reads_settings', p.pronargs = 0 or p.prosrc ~* 'current_setting',
 	'search_path', (select substr(s, 13) from unnest(p.proconfig) s where s like 'search_path=%'),
 	'executable', (select coalesce(json_agg(distinct reach.name), '[]') from aclexplode(coalesce(p.acl, acldefault('f', p.owner))) a

@@ -27,6 +27,7 @@ type catalog struct {
 	Version           int                `json:"version"`
 	Database          string             `json:"database"`
 	DatabaseOwner     string             `json:"database_owner"`
+	ControlOwner      string             `json:"control_owner"` // of schema mcpsaas
 	User              string             `json:"user"`
 	LargeObjectCompat bool               `json:"large_object_compat"`
 	MarkerReadable    bool               `json:"marker_readable"`
@@ -108,6 +109,8 @@ type relation struct {
 	Reads     []uint32      `json:"reads"`
 	Public    bool          `json:"public"`
 	Access    []grant       `json:"access"`
+
+	shape // what its generated policies say
 }
 
 // grant is a privilege that a role has by one that it may become, or by public.
@@ -164,7 +167,8 @@ type catalogPolicy struct {
 	Check      string   `json:"check"`
 	Functions  []uint32 `json:"functions"`
 
-	sound bool // but for its kind, it is what is generated
+	guard  bool // it is the generated restrictive policy of its table
+	access bool // the permissive one
 }
 
 type index struct {
@@ -206,6 +210,9 @@ type function struct {
 	Definer       bool     `json:"definer"`
 	Leakproof     bool     `json:"leakproof"`
 	Volatility    string   `json:"volatility"`
+	Language      string   `json:"language"`
+	Config        []string `json:"config"`
+	Source        string   `json:"source"` // of those in schema mcpsaas_app
 	ReadsSettings bool     `json:"reads_settings"`
 	SearchPath    *string  `json:"search_path"`
 	Executable    []string `json:"executable"` // by which roles, or public
@@ -290,31 +297,20 @@ func (c *catalog) link() {
 	for _, f := range c.Functions {
 		c.functions[f.OID] = f
 	}
-	isPolicy, isDefault := same(policyExpr), same(defaultExpr)
 	for _, r := range c.Relations {
 		if r.Column != nil {
-			r.Column.filled = isDefault(r.Column.Preset)
+			r.shape = shapeOf(schemaOwner(r.Schema), r.Column.Type == "uuid")
+			r.Column.filled = normal(r.Column.Preset) == normal(defaultExpr)
+		} else {
+			r.shape = shapeOf(schemaOwner(r.Schema), false)
 		}
 	}
 	c.policies = make(map[uint32][]catalogPolicy)
 	for _, p := range c.Policies {
-		p.sound = p.whole() && isPolicy(p.Using) && isPolicy(p.Check)
+		r := c.relations[p.Table]
+		row := policy{p.Name, p.Permissive, p.whole(), p.Using, p.Check}
+		p.guard, p.access = r.isGuard(row), r.isAccess(row)
 		c.policies[p.Table] = append(c.policies[p.Table], p)
-	}
-}
-
-// same returns a function that compares expressions with one. There are a few
-// expressions and thousands of places that have them.
-func same(want string) func(string) bool {
-	want = normal(want)
-	known := make(map[string]bool)
-	return func(expr string) bool {
-		equal, ok := known[expr]
-		if !ok {
-			equal = normal(expr) == want
-			known[expr] = equal
-		}
-		return equal
 	}
 }
 

@@ -19,6 +19,10 @@ alter table notes enable row level security; alter table notes force row level s
 	dropOf = `do $$ begin execute (select format('drop policy %I on products', polname) from pg_policy where polrelid = 'products'::regclass and polpermissive = `
 )
 
+const enter = `mcpsaas_app.enter(tenant text, expected bigint, intact boolean, strict boolean)`
+
+var enterFaults = []string{"TEN308 " + enter}
+
 func policies(which, change string) string {
 	return `do $$ begin execute (select format('alter policy %I on products ` + change + `', polname) from pg_policy where polrelid = 'products'::regclass and polpermissive = ` + which + `); end $$`
 }
@@ -125,6 +129,14 @@ var seededFaults = []seeded{
 	{name: "definer with the caller's path", spoil: `create function f() returns int language sql security definer as 'select 1'`, want: []string{"TEN304 public.f()", "TEN306 public.f()"}},
 	{name: "definer with an open path", spoil: `create function f() returns int language sql security definer set search_path = public as 'select 1'`, want: []string{"TEN304 public.f()", "TEN306 public.f()"}},
 	{name: "leakproof", spoil: `create function f(text) returns boolean language plpgsql leakproof as 'begin raise notice ''%'', $1; return true; end'`, want: []string{"TEN307 public.f(text)"}},
+
+	{name: "our function edited", spoil: `do $$ begin execute replace(pg_get_functiondef('mcpsaas_app.enter'::regproc), 'is not true', 'is null'); end $$`, want: enterFaults},
+	{name: "our function of another's", spoil: `create role "other of {database}" nologin; alter function mcpsaas_app.enter owner to "other of {database}"`, want: enterFaults},
+	{name: "our function with a path", spoil: `alter function mcpsaas_app.enter set search_path = public`, want: enterFaults},
+	{name: "our function stable", spoil: `alter function mcpsaas_app.enter stable`, want: enterFaults},
+	{name: "our function gone", spoil: `drop function mcpsaas_app.enter`, want: enterFaults, left: enterFaults},
+	{name: "a function beside ours", spoil: `create function mcpsaas_app.enter(tenant text) returns void language plpgsql security definer set search_path = pg_catalog, pg_temp as 'begin end'; alter function mcpsaas_app.enter(text) owner to {owner}`,
+		want: []string{"TEN305 mcpsaas_app.enter(tenant text)"}},
 
 	// Grants.
 	{name: "truncate", spoil: `grant truncate on products to app_user`, want: []string{"TEN401 public.products"}},

@@ -3,6 +3,7 @@ package tenancy
 import (
 	"fmt"
 	"regexp"
+	"slices"
 	"strings"
 
 	"github.com/jackc/pgx/v5"
@@ -21,18 +22,11 @@ func (p catalogPolicy) whole() bool { return p.Command == "*" && p.Everyone }
 
 // guarded reports whether the generated restrictive policy binds all others.
 func (a *audit) guarded(table uint32) bool {
-	for _, p := range a.policies[table] {
-		if p.Name == guardPolicy && !p.Permissive && p.sound {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(a.policies[table], func(p catalogPolicy) bool { return p.guard })
 }
 
 // asNamed reports whether a policy with a generated name is what it says.
-func (p catalogPolicy) asNamed() bool {
-	return p.sound && (p.Name == guardPolicy && !p.Permissive || p.Name == accessPolicy && p.Permissive)
-}
+func (p catalogPolicy) asNamed() bool { return p.guard || p.access }
 
 // scoped reports whether an expression compares tenant_id with the context, or
 // with what a function of the user's returns.
@@ -116,7 +110,7 @@ func checkPoliciesAltered(a *audit) {
 			return
 		}
 		what := "was changed: it isn't what the hash in its name was made of"
-		if p.Name != guardPolicy && p.Name != accessPolicy {
+		if p.Name != t.guardName() && p.Name != t.accessName() {
 			what = "is of another version of this package, or named to look like it"
 		}
 		a.find(object, t.dropPolicy(p), "the policy %s", what)

@@ -96,6 +96,7 @@ func rules() []rule {
 		{AuditRule{"TEN305", "definer", SeverityWarning, "a SECURITY DEFINER function is the application's to call", makeFunc}, checkDefiner},
 		{AuditRule{"TEN306", "definer-path", SeverityError, "a SECURITY DEFINER function lets the caller say what it means", makeFunc}, checkDefinerPath},
 		{AuditRule{"TEN307", "leakproof", SeverityWarning, "a function of the user's is called before the policies", viewRules}, checkLeakproof},
+		{AuditRule{"TEN308", "own-function", SeverityError, "a function of this package isn't what Migrate made", makeFunc}, checkOwnFunctions},
 
 		{AuditRule{"TEN401", "excess-grant", SeverityError, "TRUNCATE, REFERENCES or TRIGGER is granted on a tenants' table", privileges}, checkExcess},
 		{AuditRule{"TEN402", "sequence-grant", SeverityWarning, "a sequence is granted to the application", privileges}, checkSequence},

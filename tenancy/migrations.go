@@ -42,10 +42,11 @@ func Migrate(ctx context.Context, conn *pgx.Conn) error {
 	if err := pgmigrate.Run(ctx, conn, "tenancy", migrations); err != nil {
 		return fmt.Errorf("tenancy: migrate: %w", err)
 	}
-	err := protect(ctx, conn, []protection{
-		{table: pgx.Identifier{"public", "tenant_config"}, app: "select, insert, update, delete", control: "select, insert, update, delete"},
-		{table: pgx.Identifier{"public", "tenant_marker"}, app: "select", control: "select, insert, delete"},
-	})
+	var own []protection
+	for _, name := range []string{"tenant_config", "tenant_marker"} {
+		own = append(own, tenantTable(pgx.Identifier{"public", name}).ours(name))
+	}
+	err := protect(ctx, conn, own)
 	if err != nil {
 		return fmt.Errorf("tenancy: migrate: %w", err)
 	}

@@ -94,6 +94,19 @@ const schemaPrefix = "t_"
 // tenantSchema matches what SchemaName returns.
 var tenantSchema = regexp.MustCompile(`^t_[0-9a-f]{32}$`)
 
+// schemaOwner is the inverse of [SchemaName]: zero for any other schema.
+func schemaOwner(schema string) tenant.ID {
+	digits, ok := strings.CutPrefix(schema, schemaPrefix)
+	if !ok || len(digits) != 32 {
+		return tenant.ID{}
+	}
+	id, err := tenant.ParseID(digits[:8] + "-" + digits[8:12] + "-" + digits[12:16] + "-" + digits[16:20] + "-" + digits[20:])
+	if err != nil || SchemaName(id) != schema {
+		return tenant.ID{}
+	}
+	return id
+}
+
 // columns are the placement's in the table of tenants.
 func (p Placement) columns(id tenant.ID) (tier string, schema, database *string) {
 	switch p.Tier {

@@ -3,143 +3,163 @@ package tenancy
 import (
 	"crypto/sha256"
 	"encoding/hex"
-	"fmt"
 	"strings"
 
 	"github.com/jackc/pgx/v5"
+
+	"github.com/mcpsaas/mcpsaas/tenancy/tenant"
 )
 
-// policyExpr is what makes a row the tenant's own. NULLIF because the setting
-// reads as the empty string instead of NULL once a transaction of the session
-// has set it, and the empty string is no uuid. The select around it is
+// contextExpr is the tenant that a statement runs for. NULLIF because the
+// setting reads as the empty string instead of NULL once a transaction of the
+// session has set it, and the empty string is no uuid. The select around it is
 // evaluated once per statement instead of once per row.
-const policyExpr = `tenant_id = (select NULLIF(current_setting('` + Setting + `', true), '')::uuid)`
+const contextExpr = `(select ` + defaultExpr + `)`
 
 // defaultExpr fills tenant_id for an insert that doesn't name it.
 const defaultExpr = `NULLIF(current_setting('` + Setting + `', true), '')::uuid`
 
-// The names of the policies carry a hash of their body, so that a later
-// version of this package, or an edit, shows in the name.
-var (
-	policyHash   = hashOf(policyExpr)
-	guardPolicy  = "tenant_guard_" + policyHash
-	accessPolicy = "tenant_access_" + policyHash
-)
+// predicate is what a policy says.
+type predicate struct {
+	// text has {tenant} for whose schema the table is in.
+	text string
 
-func hashOf(s string) string {
-	sum := sha256.Sum256([]byte(s))
-	return hex.EncodeToString(sum[:4])
+	// hash stands in the names of the policies, so that a later version of this
+	// package, or an edit, shows in the name.
+	hash string
+
+	norm string
 }
 
-// protection is one table and who gets which privileges on it.
+func newPredicate(text string) predicate {
+	sum := sha256.Sum256([]byte(text))
+	return predicate{text, hex.EncodeToString(sum[:4]), normal(text)}
+}
+
+func (p predicate) expr(owner tenant.ID) string {
+	return strings.ReplaceAll(p.text, "{tenant}", owner.String())
+}
+
+// is reports whether expr, as pg_get_expr prints it under [pinSQL], says the
+// same.
+func (p predicate) is(expr string, owner tenant.ID) bool {
+	return normal(forAny(expr, owner)) == p.norm
+}
+
+// forAny is the inverse of expr.
+func forAny(expr string, owner tenant.ID) string {
+	if owner.IsZero() {
+		return expr
+	}
+	return strings.ReplaceAll(expr, owner.String(), "{tenant}")
+}
+
+// unprinted and unspelled are what differs between what is written and what
+// PostgreSQL's versions print of it.
+var (
+	unprinted = strings.NewReplacer(" ", "", "\n", "", "\t", "", "(", "", ")", "")
+	unspelled = strings.NewReplacer("::text", "", `as"nullif"`, "")
+)
+
+func normal(expr string) string {
+	return unspelled.Replace(unprinted.Replace(strings.ToLower(expr)))
+}
+
+// What the generated policies say: that a row is the tenant's own or, in a
+// tenant's own schema, that the whole table is.
+var (
+	byColumn = newPredicate(`tenant_id = ` + contextExpr)
+	bySchema = newPredicate(`'{tenant}'::uuid = ` + contextExpr)
+)
+
+// shape is what the two policies of a table say. A row must satisfy both.
+type shape struct {
+	guard  predicate // restrictive: no further policy can widen it
+	access predicate // permissive: row level security wants one besides
+	owner  tenant.ID // whose schema the table is in; zero: all tenants'
+}
+
+// shapeOf returns the shape of a table: in whose schema it is, and whether it has
+// a column tenant_id. One that has both is held to both, lest a tenant leave rows
+// of its own in another's table.
+func shapeOf(owner tenant.ID, column bool) shape {
+	s := shape{guard: byColumn, access: byColumn, owner: owner}
+	if !owner.IsZero() {
+		s.guard = bySchema
+		if !column {
+			s.access = bySchema
+		}
+	}
+	return s
+}
+
+func (s shape) guardName() string  { return "tenant_guard_" + s.guard.hash }
+func (s shape) accessName() string { return "tenant_access_" + s.access.hash }
+
+// policy is one row of pg_policy.
+type policy struct {
+	Name       string
+	Permissive bool
+	Whole      bool // for every command and role
+	Using      string
+	Check      string
+}
+
+// intact reports whether the generated policies are there and say what their
+// names say they do. Further policies don't matter: the restrictive one binds
+// them all.
+func (s shape) intact(policies []policy) bool {
+	var guard, access bool
+	for _, p := range policies {
+		guard = guard || s.isGuard(p)
+		access = access || s.isAccess(p)
+	}
+	return guard && access
+}
+
+func (s shape) isGuard(p policy) bool {
+	return p.Name == s.guardName() && !p.Permissive && p.Whole && s.guard.is(p.Using, s.owner) && s.guard.is(p.Check, s.owner)
+}
+
+func (s shape) isAccess(p policy) bool {
+	return p.Name == s.accessName() && p.Permissive && p.Whole && s.access.is(p.Using, s.owner) && s.access.is(p.Check, s.owner)
+}
+
+// protection is one table, what its policies say, and who gets which privileges
+// on it.
 type protection struct {
-	table        pgx.Identifier
-	app, control string // comma-separated privileges
+	table pgx.Identifier
+	shape
+	column  bool   // it has a tenant_id
+	role    string // that tenants' statements run as
+	app     string // what that one gets: comma-separated privileges
+	control string // what ControlRole gets
 }
 
 // tenantTable is what a table of the tenants' own data gets. The control role
 // reads it for an export and empties it for an erasure, under the policies.
 func tenantTable(table pgx.Identifier) protection {
-	return protection{table: table, app: "select, insert, update, delete", control: "select, delete"}
+	return protection{
+		table: table, shape: shapeOf(tenant.ID{}, true), column: true,
+		role: AppRole, app: "select, insert, update, delete", control: "select, delete",
+	}
 }
 
-// PolicySQL returns the statements that protect a table: row level security,
-// enabled and forced on the owner too; a restrictive policy, which no further
-// policy can widen, and the permissive one that row level security wants
-// besides, both for every command, with USING and WITH CHECK; tenant_id not
-// null and filled from the context; an index that begins with tenant_id; and
-// for [AppRole] the privileges to select, insert, update and delete, no more.
-//
-// The text is for your own migrations and may be run again. It expects the
-// roles that [Migrate] creates. table is a name, or a schema and a name with a
-// dot between them, spelled as in the catalog: it is quoted here. The schema
-// defaults to public.
-func PolicySQL(table string) (string, error) {
-	id, err := parseTable(table)
-	if err != nil {
-		return "", err
-	}
-	return tenantTable(id).sql(), nil
+// schemaTable is the same for a table in the tenant's own schema.
+func schemaTable(id tenant.ID, name string, column bool) protection {
+	p := tenantTable(pgx.Identifier{SchemaName(id), name})
+	p.shape, p.column, p.role = shapeOf(id, column), column, SchemaName(id)
+	return p.ours(name)
 }
 
-// parseTable reads "name" or "schema.name".
-func parseTable(table string) (pgx.Identifier, error) {
-	parts := strings.Split(table, ".")
-	if len(parts) == 1 {
-		parts = []string{"public", table}
+// ours gives our own tables the privileges that they have for the place of
+// theirs.
+func (p protection) ours(name string) protection {
+	switch name {
+	case "tenant_config":
+		p.control = "select, insert, update, delete"
+	case "tenant_marker":
+		p.app, p.control = "select", "select, insert, delete"
 	}
-	if len(parts) != 2 || parts[0] == "" || parts[1] == "" || strings.ContainsRune(table, 0) || strings.Contains(table, "$$") {
-		return nil, fmt.Errorf("tenancy: table %q: want a name, or a schema and a name with a dot between", table)
-	}
-	return parts, nil
-}
-
-func (p protection) sql() string { return p.fill(protectSQL + policiesSQL + grantsSQL) }
-
-// mend is what is missing if only the policies are.
-func (p protection) mend() string { return p.fill(dropSQL + policiesSQL) }
-
-func (p protection) fill(text string) string {
-	return strings.NewReplacer(
-		"{table}", p.table.Sanitize(),
-		"{literal}", quoteLiteral(p.table.Sanitize()),
-		"{expr}", policyExpr,
-		"{default}", defaultExpr,
-		"{guard}", pgx.Identifier{guardPolicy}.Sanitize(),
-		"{access}", pgx.Identifier{accessPolicy}.Sanitize(),
-		"{app}", p.app,
-		"{control}", p.control,
-	).Replace(text)
-}
-
-const protectSQL = `alter table {table} enable row level security;
-alter table {table} force row level security;
-alter table {table} alter column tenant_id set not null;
-alter table {table} alter column tenant_id set default {default};
-do $$
-declare
-	old name;
-begin
-	-- Policies that an earlier version generated.
-	for old in
-		select polname from pg_policy
-		where polrelid = {literal}::regclass and polname ~ '^tenant_(guard|access)_[0-9a-f]{8}$'
-	loop
-		execute format('drop policy %I on %s', old, {literal});
-	end loop;
-	if not exists (
-		select from pg_index i
-		join pg_attribute a on a.attrelid = i.indrelid and a.attnum = i.indkey[0]
-		where i.indrelid = {literal}::regclass and i.indisvalid and i.indpred is null and a.attname = 'tenant_id'
-	) then
-		create index on {table} (tenant_id);
-	end if;
-end $$;
-`
-
-const dropSQL = `drop policy if exists {guard} on {table};
-drop policy if exists {access} on {table};
-`
-
-const policiesSQL = `create policy {guard} on {table} as restrictive for all to public
-	using ({expr})
-	with check ({expr});
-create policy {access} on {table} as permissive for all to public
-	using ({expr})
-	with check ({expr});
-`
-
-// The owner keeps all its privileges: the policies are forced on it.
-const grantsSQL = `revoke all on {table} from public, app_user, mcpsaas_control;
-grant {app} on {table} to app_user;
-grant {control} on {table} to mcpsaas_control;
-`
-
-// quoteLiteral quotes s as a string constant; standard_conforming_strings is
-// on by default since PostgreSQL 9.1.
-func quoteLiteral(s string) string {
-	if strings.Contains(s, `\`) {
-		return ` E'` + strings.NewReplacer(`\`, `\\`, `'`, `''`).Replace(s) + `'`
-	}
-	return `'` + strings.ReplaceAll(s, `'`, `''`) + `'`
+	return p
 }

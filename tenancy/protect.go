@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/jackc/pgx/v5"
@@ -33,18 +34,26 @@ func Protect(ctx context.Context, conn *pgx.Conn, tables ...string) error {
 // number has no meaning.
 const protectLock = 0x70726f74656374
 
+// pinSQL has expressions printed, and names bound, by PostgreSQL's own.
+const pinSQL = `set local search_path = pg_catalog, pg_temp`
+
 func protect(ctx context.Context, conn *pgx.Conn, protections []protection) error {
 	return pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
-		// What the policies call is bound when they are made: a function named
-		// current_setting in a schema that stands before pg_catalog must not be it.
-		if _, err := tx.Exec(ctx, `set local search_path = pg_catalog, pg_temp`); err != nil {
+		if _, err := tx.Exec(ctx, pinSQL); err != nil {
 			return fmt.Errorf("tenancy: protect: %w", err)
 		}
 		if _, err := tx.Exec(ctx, `select pg_advisory_xact_lock($1)`, int64(protectLock)); err != nil {
 			return fmt.Errorf("tenancy: protect: %w", err)
 		}
 		for _, p := range protections {
-			if err := p.apply(ctx, tx); err != nil {
+			states, err := readStates(ctx, tx, p.table[0], &p.table[1])
+			if err == nil && len(states) == 0 {
+				err = errors.New("no such table")
+			}
+			if err == nil {
+				err = p.apply(ctx, tx, states[0])
+			}
+			if err != nil {
 				return fmt.Errorf("tenancy: protect table %s: %w", strings.Join(p.table, "."), err)
 			}
 		}
@@ -52,83 +61,136 @@ func protect(ctx context.Context, conn *pgx.Conn, protections []protection) erro
 	})
 }
 
-// describeSQL finds the table by its parts and not by to_regclass, which
-// would fold and parse the name again.
-const describeSQL = `
-select c.oid, c.relkind in ('r', 'p'), c.relispartition,
-	exists (select from pg_attribute a where a.attrelid = c.oid and a.attname = 'tenant_id'
-		and a.atttypid = 'uuid'::regtype and not a.attisdropped)
-from pg_class c join pg_namespace n on n.oid = c.relnamespace
-where n.nspname = $1 and c.relname = $2`
+// tableState is how a relation stands that is to be protected.
+type tableState struct {
+	OID       uint32
+	Name      string
+	Kind      string // pg_class.relkind
+	Partition bool
+	Column    bool // it has a tenant_id of type uuid
+	NotNull   bool
+	Preset    string
+	Enabled   bool // row level security is enabled and forced
+	Indexed   bool // an index begins with tenant_id
 
-// protectedSQL reports whether running the statements again would change
-// nothing: an unneeded alter table waits for, and blocks, every query.
-const protectedSQL = `
-select c.relrowsecurity and c.relforcerowsecurity
-	and exists (select from pg_attribute a join pg_attrdef d on d.adrelid = a.attrelid and d.adnum = a.attnum
-		where a.attrelid = c.oid and a.attname = 'tenant_id' and a.attnotnull
-		and pg_get_expr(d.adbin, d.adrelid) like '%' || $2 || '%')
-	and exists (select from pg_index i join pg_attribute a on a.attrelid = i.indrelid and a.attnum = i.indkey[0]
-		where i.indrelid = c.oid and i.indisvalid and i.indpred is null and a.attname = 'tenant_id')
-	and (select coalesce(array_agg(a.grantee::regrole::text || ' ' || lower(a.privilege_type) order by 1), '{}')
-		from aclexplode(c.relacl) a
-		where a.grantee in ('app_user'::regrole, 'mcpsaas_control'::regrole)) @> $3
-	and not exists (select from aclexplode(c.relacl) a
-		where a.grantee = 0 or (a.grantee in ('app_user'::regrole, 'mcpsaas_control'::regrole)
-		and a.grantee::regrole::text || ' ' || lower(a.privilege_type) <> all ($3)))
-from pg_class c where c.oid = $1`
+	Grantees   []string // by whom and
+	Privileges []string // what, in step; public is the empty string
 
-const readPoliciesSQL = `
-select p.polname, p.polpermissive, p.polcmd = '*' and p.polroles = '{0}',
-	coalesce(pg_get_expr(p.polqual, p.polrelid), ''), coalesce(pg_get_expr(p.polwithcheck, p.polrelid), '')
-from pg_policy p where p.polrelid = $1`
+	PolicyNames      []string
+	PolicyPermissive []bool
+	PolicyWhole      []bool
+	PolicyUsing      []string
+	PolicyCheck      []string
+}
+
+// statesSQL finds a table by its parts and not by to_regclass, which would
+// fold and parse the name again.
+const statesSQL = `
+select c.oid, c.relname::text, c.relkind::text, c.relispartition, a.attnum is not null, coalesce(a.attnotnull, false),
+	coalesce(pg_get_expr(d.adbin, d.adrelid), ''),
+	c.relrowsecurity and c.relforcerowsecurity,
+	exists (select from pg_index i where i.indrelid = c.oid and i.indisvalid and i.indpred is null and i.indkey[0] = a.attnum),
+	acl.grantees, acl.privileges,
+	pol.names, pol.permissive, pol.whole, pol.using, pol.check
+from pg_class c
+join pg_namespace n on n.oid = c.relnamespace
+left join pg_attribute a on a.attrelid = c.oid and a.attname = 'tenant_id' and a.atttypid = 'uuid'::regtype and not a.attisdropped
+left join pg_attrdef d on d.adrelid = c.oid and d.adnum = a.attnum
+cross join lateral (
+	select coalesce(array_agg(coalesce(r.rolname, '')::text), '{}') as grantees, coalesce(array_agg(lower(x.privilege_type)), '{}') as privileges
+	from aclexplode(c.relacl) x left join pg_roles r on r.oid = x.grantee
+) acl
+cross join lateral (
+	select coalesce(array_agg(p.polname::text order by p.polname), '{}') as names,
+		coalesce(array_agg(p.polpermissive order by p.polname), '{}') as permissive,
+		coalesce(array_agg(p.polcmd = '*' and p.polroles = '{0}' order by p.polname), '{}') as whole,
+		coalesce(array_agg(coalesce(pg_get_expr(p.polqual, p.polrelid), '') order by p.polname), '{}') as using,
+		coalesce(array_agg(coalesce(pg_get_expr(p.polwithcheck, p.polrelid), '') order by p.polname), '{}') as check
+	from pg_policy p where p.polrelid = c.oid
+) pol
+where n.nspname = $1 and (c.relname = $2 or $2 is null) and c.relkind in ('r', 'p', 'v', 'm', 'f', 'S')
+order by c.relname`
+
+// readStates reads one relation of a schema or, with nil, all.
+func readStates(ctx context.Context, tx pgx.Tx, schema string, name *string) ([]tableState, error) {
+	rows, err := tx.Query(ctx, statesSQL, schema, name)
+	if err != nil {
+		return nil, err
+	}
+	return pgx.CollectRows(rows, pgx.RowToStructByPos[tableState])
+}
+
+func (s *tableState) policies() []policy {
+	all := make([]policy, len(s.PolicyNames))
+	for i, name := range s.PolicyNames {
+		all[i] = policy{name, s.PolicyPermissive[i], s.PolicyWhole[i], s.PolicyUsing[i], s.PolicyCheck[i]}
+	}
+	return all
+}
+
+// isTable reports whether row level security can hold for it.
+func (s *tableState) isTable() bool { return s.Kind == "r" || s.Kind == "p" }
+
+// apply protects a table, unless it is protected already: an unneeded alter
+// table waits for, and blocks, every query.
+func (p protection) apply(ctx context.Context, tx pgx.Tx, s tableState) error {
+	switch {
+	case !s.isTable():
+		return errors.New("not a table: row level security can't hold for it")
+	case s.Partition:
+		return errors.New("a partition: protect the partitioned table itself")
+	case p.column && !s.Column:
+		return errors.New("no column tenant_id of type uuid")
+	}
+	if !p.done(&s) {
+		if _, err := tx.Exec(ctx, p.sql()); err != nil {
+			return err
+		}
+	}
+	if s.Kind == "p" {
+		return p.closePartitions(ctx, tx, s.OID)
+	}
+	return nil
+}
+
+// done reports whether running the statements would change nothing.
+func (p protection) done(s *tableState) bool {
+	if !s.Enabled || !p.intact(s.policies()) {
+		return false
+	}
+	if p.column && (!s.NotNull || normal(s.Preset) != normal(defaultExpr) || p.owner.IsZero() && !s.Indexed) {
+		return false
+	}
+	var want, have []string
+	for privilege := range strings.SplitSeq(p.app, ", ") {
+		want = append(want, p.role+" "+privilege)
+	}
+	for privilege := range strings.SplitSeq(p.control, ", ") {
+		want = append(want, ControlRole+" "+privilege)
+	}
+	for i, grantee := range s.Grantees {
+		if grantee == "" || slices.Contains(p.everyone(), grantee) {
+			have = append(have, grantee+" "+s.Privileges[i])
+		}
+	}
+	slices.Sort(want)
+	slices.Sort(have)
+	return slices.Equal(want, have)
+}
 
 const partitionsSQL = `
 select n.nspname, c.relname
 from pg_partition_tree($1) t
 join pg_class c on c.oid = t.relid
 join pg_namespace n on n.oid = c.relnamespace
-where t.level > 0`
-
-func (p protection) apply(ctx context.Context, tx pgx.Tx) error {
-	var oid uint32
-	var isTable, isPartition, hasID bool
-	err := tx.QueryRow(ctx, describeSQL, p.table[0], p.table[1]).Scan(&oid, &isTable, &isPartition, &hasID)
-	switch {
-	case errors.Is(err, pgx.ErrNoRows):
-		return errors.New("no such table")
-	case err != nil:
-		return err
-	case !isTable:
-		return errors.New("not a table: row level security can't hold for it")
-	case isPartition:
-		return errors.New("a partition: protect the partitioned table itself")
-	case !hasID:
-		return errors.New("no column tenant_id of type uuid")
-	}
-	var done bool
-	if err := tx.QueryRow(ctx, protectedSQL, oid, Setting, p.acl()).Scan(&done); err != nil {
-		return err
-	}
-	rows, err := tx.Query(ctx, readPoliciesSQL, oid)
-	if err != nil {
-		return err
-	}
-	policies, err := pgx.CollectRows(rows, pgx.RowToStructByPos[policy])
-	if err != nil {
-		return err
-	}
-	if !done || !intact(policies) {
-		// Several statements at once, which only the simple protocol takes.
-		if _, err := tx.Conn().PgConn().Exec(ctx, p.sql()).ReadAll(); err != nil {
-			return err
-		}
-	}
-	return p.closePartitions(ctx, tx, oid)
-}
+where t.level > 0 and exists (
+	select from aclexplode(c.relacl) x left join pg_roles r on r.oid = x.grantee where x.grantee = 0 or r.rolname = any ($2)
+	union all
+	select from pg_attribute a, aclexplode(a.attacl) x left join pg_roles r on r.oid = x.grantee
+	where a.attrelid = c.oid and a.attacl is not null and (x.grantee = 0 or r.rolname = any ($2)))`
 
 func (p protection) closePartitions(ctx context.Context, tx pgx.Tx, oid uint32) error {
-	rows, err := tx.Query(ctx, partitionsSQL, oid)
+	rows, err := tx.Query(ctx, partitionsSQL, oid, p.everyone())
 	if err != nil {
 		return err
 	}
@@ -140,51 +202,9 @@ func (p protection) closePartitions(ctx context.Context, tx pgx.Tx, oid uint32) 
 		return err
 	}
 	for _, id := range partitions {
-		if _, err := tx.Exec(ctx, "revoke all on "+id.Sanitize()+" from public, app_user, mcpsaas_control"); err != nil {
+		if _, err := tx.Exec(ctx, "revoke all on "+id.Sanitize()+" from "+grantees(p.everyone()...)); err != nil {
 			return err
 		}
 	}
 	return nil
-}
-
-// acl lists the privileges as aclexplode spells them.
-func (p protection) acl() []string {
-	var all []string
-	for role, privileges := range map[string]string{AppRole: p.app, ControlRole: p.control} {
-		for privilege := range strings.SplitSeq(privileges, ", ") {
-			all = append(all, role+" "+privilege)
-		}
-	}
-	return all
-}
-
-// policy is one row of pg_policy.
-type policy struct {
-	Name       string
-	Permissive bool
-	Whole      bool // for every command and role
-	Using      string
-	Check      string
-}
-
-// intact reports whether the generated policies are there and say what their
-// names say they do. Further policies don't matter: the restrictive one binds
-// them all.
-func intact(policies []policy) bool {
-	var guard, access bool
-	for _, p := range policies {
-		if !p.Whole || normal(p.Using) != normal(policyExpr) || normal(p.Check) != normal(policyExpr) {
-			continue
-		}
-		guard = guard || p.Name == guardPolicy && !p.Permissive
-		access = access || p.Name == accessPolicy && p.Permissive
-	}
-	return guard && access
-}
-
-// normal strips what pg_get_expr adds to an expression and what differs in it
-// between versions of PostgreSQL.
-func normal(expr string) string {
-	expr = strings.NewReplacer(" ", "", "\n", "", "\t", "", "(", "", ")", "").Replace(strings.ToLower(expr))
-	return strings.NewReplacer("::text", "", `as"nullif"`, "").Replace(expr)
 }

@@ -239,8 +239,8 @@ func (t reachableTable) faults(roles []string) []Fault {
 	case !t.forced:
 		add("not_forced", "row level security is not forced on the owner", fmt.Sprintf("alter table %s force row level security;", table))
 	}
-	if !intact(t.policies) {
-		add("policies", "the generated policies are missing or were changed", tenantTable(t.id).mend())
+	if p := tenantTable(t.id); !p.intact(t.policies) {
+		add("policies", "the generated policies are missing or were changed", p.mend())
 	}
 	return faults
 }
