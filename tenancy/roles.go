@@ -99,10 +99,10 @@ type querier interface {
 // that q runs as, on every tenants' table that it can reach.
 func checkRole(ctx context.Context, q querier) error {
 	var role, database string
-	var super, bypass, createRole, ownsDatabase, temporary, control, createSchema, migrated bool
+	var super, bypass, createRole, ownsDatabase, temporary, control, creates, migrated bool
 	var mighty, reach, creatable []string
 	err := q.QueryRow(ctx, roleSQL).Scan(&role, &database, &super, &bypass, &createRole, &mighty, &reach, &ownsDatabase,
-		&temporary, &creatable, &control, &createSchema, &migrated)
+		&temporary, &creatable, &control, &creates, &migrated)
 	if err != nil {
 		return fmt.Errorf("tenancy: check the role: %w", redact(err))
 	}
@@ -139,7 +139,7 @@ func checkRole(ctx context.Context, q querier) error {
 	if temporary {
 		add("temporary", "temporary tables outlive a tenant's transaction", "revoke temporary on database %s from %s;", db, holders)
 	}
-	if createSchema {
+	if creates {
 		add("create", "the role can create schemas", "revoke create on database %s from %s;", db, holders)
 	}
 	for _, schema := range creatable {
