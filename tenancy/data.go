@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -28,6 +29,7 @@ import (
 type Data struct {
 	control *pgxpool.Pool
 	pools   *ownerPools
+	files   fs.FS
 	batch   int
 	turns   chan struct{}
 }
@@ -39,6 +41,11 @@ type DataOptions struct {
 	// the application's role.
 	// Defaults to none: such a tenant is out of reach.
 	Databases databaseResolver
+
+	// Files are the application's tables, as [NewMigrator] takes them. A tenant that
+	// gets a schema or a database to itself has them made by [Data.Prepare].
+	// Defaults to none: such a place has our own tables only.
+	Files fs.FS
 
 	// BatchRows is how many rows one transaction erases.
 	// Defaults to 5,000.
@@ -60,8 +67,14 @@ func NewData(control *pgxpool.Pool, opts *DataOptions) (*Data, error) {
 	case conns < 2:
 		return nil, errors.New("tenancy: new data: the control pool must have two connections at least")
 	}
+	if opts.Files != nil {
+		if _, err := NewMigrator(opts.Files, targets{}, nil); err != nil {
+			return nil, fmt.Errorf("tenancy: new data: DataOptions.Files: %w", err)
+		}
+	}
 	return &Data{
 		control: control,
+		files:   opts.Files,
 		pools:   &ownerPools{home: control, databases: opts.Databases},
 		batch:   orDefault(opts.BatchRows, 5000),
 		turns:   make(chan struct{}, conns/2),
@@ -88,14 +101,30 @@ const (
 	insertConfigSQL = `insert into tenant_config (tenant_id, key, value) values ($1, $2, $3) on conflict do nothing`
 )
 
-// Prepare writes the tenant's marker row, unless it is there, and returns the
-// marker, which stays the same for the tenant's whole life.
+// Prepare makes the place of a tenant that is new, as its [Record.Placement] says,
+// and returns the tenant's marker, which stays the same for the tenant's whole
+// life. What is there already stays, so that it may be called again after any
+// failure.
+//
+// A schema of the tenant's own is made with [DataOptions.Files] in it. A
+// database must exist and be reached by [DataOptions.Databases], or it fails with
+// [ErrDatabaseUnavailable]: there it runs [Migrate], the files, and [Protect] for
+// every table with a column tenant_id. For the shared tables that is the
+// operator's business.
 func (d *Data) Prepare(ctx context.Context, id tenant.ID) (marker string, err error) {
-	err = d.within(ctx, id, holdShared, pgx.TxOptions{}, func(_ place, tx pgx.Tx) error {
-		if _, err := tx.Exec(ctx, insertMarkerSQL, id); err != nil {
+	err = d.hold(ctx, id, holdExclusive, func(_ pgx.Tx, h home, p place) error {
+		if h.status == tenant.Deleted {
+			return ErrDeleted
+		}
+		if err := d.create(ctx, p); err != nil {
 			return err
 		}
-		return tx.QueryRow(ctx, selectMarkerSQL, id).Scan(&marker)
+		return p.within(ctx, pgx.TxOptions{}, func(tx pgx.Tx) error {
+			if _, err := tx.Exec(ctx, insertMarkerSQL, id); err != nil {
+				return err
+			}
+			return tx.QueryRow(ctx, selectMarkerSQL, id).Scan(&marker)
+		})
 	})
 	if err != nil {
 		return "", fmt.Errorf("tenancy: prepare tenant: %w", err)

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -14,154 +15,160 @@ import (
 // Counts are numbers of rows by table.
 type Counts map[string]int64
 
-// Erase deletes all the rows of one tenant, in batches, those that refer to
-// others first, and then reads every table again: it returns nil only if
-// nothing is left. The counts are what it deleted, also when it fails; a second
-// call goes on where the first stopped.
-func (d *Data) Erase(ctx context.Context, id tenant.ID) (Counts, error) {
-	counts := make(Counts)
-	err := d.erase(ctx, id, counts)
-	if err != nil {
-		return counts, fmt.Errorf("tenancy: erase tenant: %w", err)
-	}
-	return counts, nil
+// Receipt says what an erasure did and what it found afterwards.
+type Receipt struct {
+	Tenant tenant.ID `json:"tenant"`
+
+	// Places are those that the tenant had rows in or could have had.
+	Places []ErasedPlace `json:"places"`
+
+	// Proved is when the last of them was found empty, by the clock of the
+	// database. It is zero if the erasure failed.
+	Proved time.Time `json:"proved"`
 }
 
-func (d *Data) erase(ctx context.Context, id tenant.ID, counts Counts) error {
-	return d.hold(ctx, id, holdExclusive, func(_ pgx.Tx, _ home, p place) error {
-		var tables []dataTable
-		err := p.within(ctx, pgx.TxOptions{AccessMode: pgx.ReadOnly}, func(tx pgx.Tx) (err error) {
-			tables, err = p.tables(ctx, tx)
-			return err
-		})
+// ErasedPlace is a place that nothing is left in.
+type ErasedPlace struct {
+	Placement string `json:"placement"` // as [ParsePlacement] reads it
+	Deleted   Counts `json:"deleted"`   // rows by table, in this run
+	Left      Counts `json:"left"`      // rows by table, when all had been deleted: zero for each
+	Dropped   string `json:"dropped"`   // the tenant's own schema, which is gone with its tables; or empty
+}
+
+// Deleted returns what the erasure has deleted, in all places.
+func (r *Receipt) Deleted() Counts {
+	all := make(Counts)
+	for _, p := range r.Places {
+		for table, n := range p.Deleted {
+			all[table] += n
+		}
+	}
+	return all
+}
+
+// Erase deletes all the rows of one tenant, in batches, those that refer to
+// others first, and then reads every table again, while no transaction of the
+// tenant's is running: it returns nil only if nothing is left. A schema of the
+// tenant's own is dropped then. A database of its own is the operator's to drop.
+//
+// It looks wherever the tenant can have rows: at its place, in the shared tables,
+// and where a move has left a copy. The receipt says what it deleted, also when
+// it fails; a second call goes on where the first stopped.
+func (d *Data) Erase(ctx context.Context, id tenant.ID) (*Receipt, error) {
+	r := &Receipt{Tenant: id, Places: []ErasedPlace{}}
+	err := d.hold(ctx, id, holdExclusive, func(tx pgx.Tx, _ home, p place) error {
+		places, err := d.traces(ctx, tx, p)
 		if err != nil {
 			return err
 		}
-		for _, group := range deletionOrder(tables) {
-			if err := d.eraseGroup(ctx, p, group, counts); err != nil {
+		for _, p := range places {
+			r.Places = append(r.Places, ErasedPlace{Placement: p.at.String(), Deleted: make(Counts), Left: make(Counts)})
+			if err := d.erase(ctx, p, &r.Places[len(r.Places)-1]); err != nil {
 				return err
 			}
 		}
-		return p.proveEmpty(ctx)
+		return tx.QueryRow(ctx, `select clock_timestamp()`).Scan(&r.Proved)
 	})
+	if err != nil {
+		return r, fmt.Errorf("tenancy: erase tenant: %w", err)
+	}
+	return r, nil
 }
 
-// proveEmpty reads every table in one snapshot of its own, and over the catalog
-// as it is now.
-func (p place) proveEmpty(ctx context.Context) error {
-	opts := pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}
-	return p.within(ctx, opts, func(tx pgx.Tx) error {
+const schemaExistsSQL = `select exists (select from pg_namespace where nspname = $1)`
+
+// traces returns the places that the tenant can have rows in, its own last: as
+// long as that has some, the erasure isn't done.
+func (d *Data) traces(ctx context.Context, tx pgx.Tx, own place) ([]place, error) {
+	candidates := []Placement{{Tier: TierShared}, {Tier: TierSchema}}
+	kept, err := keptCopies(ctx, tx, own.tenant)
+	if err != nil {
+		return nil, err
+	}
+	candidates = append(candidates, kept...)
+	candidates = slices.DeleteFunc(candidates, func(at Placement) bool { return at == own.at })
+	var all []place
+	for _, at := range append(candidates, own.at) {
+		if at.Tier == TierSchema {
+			var exists bool
+			if err := tx.QueryRow(ctx, schemaExistsSQL, SchemaName(own.tenant)).Scan(&exists); err != nil {
+				return nil, err
+			}
+			if !exists {
+				continue
+			}
+		}
+		p, err := d.placeAt(own.tenant, at)
+		if err != nil {
+			return nil, err
+		}
+		if !slices.ContainsFunc(all, func(other place) bool { return other.at == p.at }) {
+			all = append(all, p)
+		}
+	}
+	return all, nil
+}
+
+func (d *Data) erase(ctx context.Context, p place, done *ErasedPlace) error {
+	var tables []dataTable
+	err := p.within(ctx, pgx.TxOptions{AccessMode: pgx.ReadOnly}, func(tx pgx.Tx) (err error) {
+		tables, err = p.tables(ctx, tx)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	for _, group := range deletionOrder(tables) {
+		if err := d.eraseGroup(ctx, p, group, done.Deleted); err != nil {
+			return err
+		}
+	}
+	if err := p.proveEmpty(ctx, done.Left); err != nil || p.at.Tier != TierSchema {
+		return err
+	}
+	err = p.asOwner(ctx, pgx.TxOptions{}, func(tx pgx.Tx) error {
+		if _, err := tx.Exec(ctx, lockTimeoutSQL); err != nil {
+			return err
+		}
+		return dropSchema(ctx, tx, p.tenant)
+	})
+	if err == nil {
+		done.Dropped = p.schema
+	}
+	return err
+}
+
+// aloneSQL waits until no transaction of the tenant's is running, and keeps new
+// ones waiting: it takes the lock that they share.
+const aloneSQL = `select pg_advisory_xact_lock(hashtextextended($1, 7310868735423373166))`
+
+// proveEmpty reads every table, over the catalog as it is now: a partitioned one
+// with all its partitions, and of one that others inherit from each for itself.
+func (p place) proveEmpty(ctx context.Context, left Counts) error {
+	return p.within(ctx, pgx.TxOptions{AccessMode: pgx.ReadOnly}, func(tx pgx.Tx) error {
+		if _, err := tx.Exec(ctx, lockTimeoutSQL); err != nil {
+			return err
+		}
+		if _, err := tx.Exec(ctx, aloneSQL, p.tenant.String()); err != nil {
+			return err
+		}
 		tables, err := p.tables(ctx, tx)
 		if err != nil {
 			return err
 		}
-		var left []string
+		var some []string
 		for _, t := range tables {
-			var some bool
-			if err := tx.QueryRow(ctx, fmt.Sprintf(`select exists (select from %s where %s)`, t.from(), t.where()), p.tenant).Scan(&some); err != nil {
+			var n int64
+			if err := tx.QueryRow(ctx, fmt.Sprintf(`select count(*) from %s where %s`, t.from(), t.where()), p.tenant).Scan(&n); err != nil {
 				return err
 			}
-			if some {
-				left = append(left, t.name())
+			if left[t.name()] = n; n > 0 {
+				some = append(some, t.name())
 			}
 		}
-		if len(left) > 0 {
-			return fmt.Errorf("rows are left in %s", strings.Join(left, ", "))
+		if len(some) > 0 {
+			return fmt.Errorf("rows are left in %s", strings.Join(some, ", "))
 		}
 		return nil
 	})
-}
-
-// deletionOrder groups the tables so that a group is referred to by none of
-// the later ones. A group has one table, but for tables that refer to each
-// other in a circle, or to what does.
-func deletionOrder(tables []dataTable) [][]dataTable {
-	var groups [][]dataTable
-	rest := slices.Clone(tables)
-	for len(rest) > 0 {
-		free := slices.IndexFunc(rest, func(t dataTable) bool {
-			return !slices.ContainsFunc(rest, func(other dataTable) bool {
-				return other.oid != t.oid && slices.Contains(other.references, t.oid)
-			})
-		})
-		if free < 0 {
-			return append(groups, rest)
-		}
-		groups = append(groups, []dataTable{rest[free]})
-		rest = slices.Delete(rest, free, free+1)
-	}
-	return groups
-}
-
-// lockTimeoutSQL keeps an erasure from queueing before everybody else's
-// statements while it waits for a lock itself.
-const lockTimeoutSQL = `set local lock_timeout = '2s'`
-
-func (d *Data) eraseGroup(ctx context.Context, p place, group []dataTable, counts Counts) error {
-	if len(group) > 1 || slices.Contains(group[0].references, group[0].oid) {
-		// Foreign keys are checked at the end of a statement: one statement
-		// can delete a circle.
-		return d.eraseOnce(ctx, p, group, counts)
-	}
-	t := group[0]
-	for {
-		var n int64
-		err := p.within(ctx, pgx.TxOptions{}, func(tx pgx.Tx) error {
-			if _, err := tx.Exec(ctx, lockTimeoutSQL); err != nil {
-				return err
-			}
-			tag, err := tx.Exec(ctx, batchSQL(t), p.tenant, d.batch)
-			n = tag.RowsAffected()
-			return err
-		})
-		if err != nil {
-			return fmt.Errorf("table %s: %w", t.name(), err)
-		}
-		counts[t.name()] += n
-		if n < int64(d.batch) {
-			return nil
-		}
-	}
-}
-
-// batchSQL deletes some rows by their place in the table, which needs no key.
-// In a partitioned table a place counts within its partition.
-func batchSQL(t dataTable) string {
-	if t.partitioned {
-		return fmt.Sprintf(`delete from %[1]s where %[2]s and (tableoid, ctid) in (select tableoid, ctid from %[1]s where %[2]s limit $2)`, t.from(), t.where())
-	}
-	return fmt.Sprintf(`delete from %[1]s where %[2]s and ctid = any (array(select ctid from %[1]s where %[2]s limit $2))`, t.from(), t.where())
-}
-
-// where is the condition that selects the rows of the tenant $1. In a table of
-// its own schema without tenant_id they are all there are.
-func (t dataTable) where() string {
-	if t.tenants {
-		return `tenant_id = $1`
-	}
-	return `$1::uuid is not null`
-}
-
-func (d *Data) eraseOnce(ctx context.Context, p place, group []dataTable, counts Counts) error {
-	var steps, sums, names []string
-	for i, t := range group {
-		steps = append(steps, fmt.Sprintf(`d%d as (delete from %s where %s returning 1)`, i, t.from(), t.where()))
-		sums = append(sums, fmt.Sprintf(`(select count(*) from d%d)`, i))
-		names = append(names, t.name())
-	}
-	sql := "with " + strings.Join(steps, ", ") + " select array[" + strings.Join(sums, ", ") + "]"
-	var n []int64
-	err := p.within(ctx, pgx.TxOptions{}, func(tx pgx.Tx) error {
-		if _, err := tx.Exec(ctx, lockTimeoutSQL); err != nil {
-			return err
-		}
-		return tx.QueryRow(ctx, sql, p.tenant).Scan(&n)
-	})
-	if err != nil {
-		return fmt.Errorf("tables %s: %w", strings.Join(names, ", "), err)
-	}
-	for i, t := range group {
-		counts[t.name()] += n[i]
-	}
-	return nil
 }

@@ -79,7 +79,7 @@ func (o *ownerPools) config(key ownerKey) (*pgxpool.Config, error) {
 	config.MaxConns = ownerConns
 	// A connection is closed when it is given back: there may be thousands of
 	// databases, and this side is seldom needed.
-	config.MaxConnLifetime = time.Nanosecond
+	config.AfterRelease = func(*pgx.Conn) bool { return false }
 	config.BeforeConnect = func(ctx context.Context, config *pgx.ConnConfig) error {
 		url, err := o.databases.Resolve(ctx, key.database)
 		if err != nil {

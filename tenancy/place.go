@@ -114,11 +114,12 @@ func (p place) enter(ctx context.Context, tx pgx.Tx) error {
 func (p place) path() string { return pgx.Identifier{p.schema}.Sanitize() + ", pg_temp" }
 
 // holding says against whom a tenant's place is held.
-type holding bool
+type holding int
 
 const (
-	holdShared    holding = false // against those who hold it alone
-	holdExclusive holding = true  // against everybody
+	holdShared    holding = iota // against those who hold it alone
+	holdExclusive                // against everybody
+	holdMove                     // against everybody, also if a move has begun
 )
 
 // holdSQL locks a tenant against others of this side, for as long as the
@@ -161,7 +162,7 @@ func (d *Data) hold(ctx context.Context, id tenant.ID, how holding, fn func(tx p
 			return err
 		}
 		sql := holdSharedSQL
-		if how == holdExclusive {
+		if how != holdShared {
 			sql = holdExclusiveSQL
 		}
 		if _, err := tx.Exec(ctx, sql, id.String()); err != nil {
@@ -180,6 +181,11 @@ func (d *Data) hold(ctx context.Context, id tenant.ID, how holding, fn func(tx p
 		case !errors.Is(err, pgx.ErrNoRows):
 			return err
 		}
+		if how != holdMove {
+			if err := standsStill(ctx, tx, id); err != nil {
+				return err
+			}
+		}
 		p, err := d.placeAt(id, at)
 		if err != nil {
 			return err
@@ -187,4 +193,45 @@ func (d *Data) hold(ctx context.Context, id tenant.ID, how holding, fn func(tx p
 		return fn(tx, h, p)
 	})
 	return redact(err)
+}
+
+const (
+	movesExistSQL = `select to_regclass('mcpsaas.moves') is not null`
+
+	// movingSQL also finds a move that nobody works on: its end decides which of two
+	// copies counts.
+	movingSQL = `select exists (select from mcpsaas.moves where tenant_id = $1 and state not in ('kept', 'purged', 'aborted'))`
+
+	keptSQL = `select distinct source from mcpsaas.moves where tenant_id = $1 and state = 'kept'`
+)
+
+// standsStill fails if a move of the tenant has begun and not come to its end.
+func standsStill(ctx context.Context, tx pgx.Tx, id tenant.ID) error {
+	var yes bool
+	if err := tx.QueryRow(ctx, movesExistSQL).Scan(&yes); err != nil || !yes {
+		return err
+	}
+	if err := tx.QueryRow(ctx, movingSQL, id).Scan(&yes); err != nil || !yes {
+		return err
+	}
+	return fmt.Errorf("%w: a move has begun: end or abort it first", ErrTenantBusy)
+}
+
+// keptCopies are the places that moves have left a copy in.
+func keptCopies(ctx context.Context, tx pgx.Tx, id tenant.ID) ([]Placement, error) {
+	var yes bool
+	if err := tx.QueryRow(ctx, movesExistSQL).Scan(&yes); err != nil || !yes {
+		return nil, err
+	}
+	rows, err := tx.Query(ctx, keptSQL, id)
+	if err != nil {
+		return nil, err
+	}
+	return pgx.CollectRows(rows, func(row pgx.CollectableRow) (Placement, error) {
+		var s string
+		if err := row.Scan(&s); err != nil {
+			return Placement{}, err
+		}
+		return ParsePlacement(s)
+	})
 }

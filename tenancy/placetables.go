@@ -3,9 +3,12 @@ package tenancy
 import (
 	"context"
 	"fmt"
+	"regexp"
 	"strings"
 
 	"github.com/jackc/pgx/v5"
+
+	"github.com/mcpsaas/mcpsaas/tenancy/tenant"
 )
 
 // dataTable is a table that has tenants' rows.
@@ -56,6 +59,9 @@ func (t dataTable) from() string {
 	return "only " + t.id.Sanitize()
 }
 
+// generatedPolicy matches the names of our own.
+var generatedPolicy = regexp.MustCompile(`^tenant_(guard|access)_[0-9a-f]{8}$`)
+
 const (
 	dataTablesSQL = `
 select c.oid, n.nspname, c.relname, c.relkind = 'p', own.tenants,
@@ -64,10 +70,19 @@ select c.oid, n.nspname, c.relname, c.relkind = 'p', own.tenants,
 		join pg_attribute a on a.attrelid = c.oid and a.attnum = k.attnum
 		where i.indrelid = c.oid and i.indisprimary), '{}'),
 	array(select distinct k.confrelid from pg_constraint k where k.conrelid = c.oid and k.contype = 'f'),
-	row_security_active(c.oid) and has_table_privilege(c.oid, 'select') and has_table_privilege(c.oid, 'delete')
+	row_security_active(c.oid) and has_table_privilege(c.oid, 'select') and has_table_privilege(c.oid, 'delete'),
+	pol.names, pol.permissive, pol.whole, pol.using, pol.check
 from pg_class c join pg_namespace n on n.oid = c.relnamespace
 cross join lateral (select exists (select from pg_attribute a
 	where a.attrelid = c.oid and a.attname = 'tenant_id' and not a.attisdropped) as tenants) own
+cross join lateral (
+	select coalesce(array_agg(p.polname::text order by p.polname), '{}') as names,
+		coalesce(array_agg(p.polpermissive order by p.polname), '{}') as permissive,
+		coalesce(array_agg(p.polcmd = '*' and p.polroles = '{0}' order by p.polname), '{}') as whole,
+		coalesce(array_agg(coalesce(pg_get_expr(p.polqual, p.polrelid), '') order by p.polname), '{}') as using,
+		coalesce(array_agg(coalesce(pg_get_expr(p.polwithcheck, p.polrelid), '') order by p.polname), '{}') as check
+	from pg_policy p where p.polrelid = c.oid
+) pol
 where c.relkind in ('r', 'p') and not c.relispartition
 	and case when $1 = 'public' then own.tenants and n.nspname !~ '^pg_' and n.nspname !~ '^t_[0-9a-f]{32}$'
 		and n.nspname not in ('information_schema', 'mcpsaas')
@@ -94,20 +109,33 @@ order by 1, 2, 3`
 )
 
 // tables lists the tables that have the tenant's rows, and fails if one of them
-// isn't protected: its rows could be neither read nor deleted. tx is one of
-// [place.within].
+// isn't protected, or has a policy that can hide some of the tenant's rows from
+// it: they could be neither read nor deleted, and nobody would know. tx is one
+// of [place.within].
 func (p place) tables(ctx context.Context, tx pgx.Tx) ([]dataTable, error) {
 	rows, err := tx.Query(ctx, dataTablesSQL, p.schema)
 	if err != nil {
 		return nil, err
 	}
-	var open []string
+	var open, hidden []string
 	tables, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (dataTable, error) {
 		t := dataTable{id: make(pgx.Identifier, 2)}
 		var protected bool
-		err := row.Scan(&t.oid, &t.id[0], &t.id[1], &t.partitioned, &t.tenants, &t.key, &t.references, &protected)
-		if !protected {
+		var s tableState
+		err := row.Scan(&t.oid, &t.id[0], &t.id[1], &t.partitioned, &t.tenants, &t.key, &t.references, &protected,
+			&s.PolicyNames, &s.PolicyPermissive, &s.PolicyWhole, &s.PolicyUsing, &s.PolicyCheck)
+		policies := s.policies()
+		var owner tenant.ID
+		if t.id[0] == SchemaName(p.tenant) {
+			owner = p.tenant
+		}
+		if !protected || !shapeOf(owner, t.tenants).intact(policies) {
 			open = append(open, t.name())
+		}
+		for _, policy := range policies {
+			if !policy.Permissive && !generatedPolicy.MatchString(policy.Name) {
+				hidden = append(hidden, fmt.Sprintf("%s by policy %q", t.name(), policy.Name))
+			}
 		}
 		return t, err
 	})
@@ -116,6 +144,9 @@ func (p place) tables(ctx context.Context, tx pgx.Tx) ([]dataTable, error) {
 	}
 	if len(open) > 0 {
 		return nil, fmt.Errorf("%w: %s: run tenancy.Protect", ErrUnprotected, strings.Join(open, ", "))
+	}
+	if len(hidden) > 0 {
+		return nil, fmt.Errorf("%w: rows of the tenant may be hidden: %s", ErrUnprotected, strings.Join(hidden, ", "))
 	}
 	return tables, describeTables(ctx, tx, tables)
 }

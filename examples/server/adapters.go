@@ -60,7 +60,10 @@ func (u usageExport) Export(ctx context.Context, id tenant.ID, put func(string, 
 }
 
 func erase(data *tenancy.Data) func(context.Context, tenant.ID) (map[string]int64, error) {
-	return func(ctx context.Context, id tenant.ID) (map[string]int64, error) { return data.Erase(ctx, id) }
+	return func(ctx context.Context, id tenant.ID) (map[string]int64, error) {
+		receipt, err := data.Erase(ctx, id)
+		return receipt.Deleted(), err
+	}
 }
 
 // unsubscribe ends what the tenant pays for.

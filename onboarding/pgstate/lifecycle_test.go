@@ -86,7 +86,7 @@ func TestLife(t *testing.T) {
 	for _, f := range m.Files {
 		rows[f.Name] = f.Rows
 	}
-	require.Equal(t, map[string]int64{"public.products.jsonl": 120, "public.tenant_marker.jsonl": 1, "public.tenant_config.jsonl": 1}, rows)
+	require.Equal(t, map[string]int64{"public.products.jsonl": 120, "public.tenant_config.jsonl": 1, "tenancy.jsonl": 2}, rows)
 
 	// And the audit log tells the story, who and why.
 	story, err := w.store.Audit(t.Context(), id, 100)

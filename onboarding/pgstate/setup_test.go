@@ -99,8 +99,8 @@ func setup(t testing.TB) *world {
 		Exports: []onboarding.Exporter{w.data},
 		Erase: func(ctx context.Context, id tenant.ID) (map[string]int64, error) {
 			w.called("erase")
-			counts, err := w.data.Erase(ctx, id)
-			return counts, err
+			receipt, err := w.data.Erase(ctx, id)
+			return receipt.Deleted(), err
 		},
 		Clean: []onboarding.Action{func(context.Context, tenant.ID) error {
 			w.called("clean")
