@@ -2,7 +2,6 @@ package usage
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -208,7 +207,7 @@ func (s *Spool) drainSegment(ctx context.Context, store Store, seg *segment, siz
 			}
 			var e Event
 			if err == nil {
-				err = json.Unmarshal(payload, &e)
+				err = e.UnmarshalBinary(payload)
 			}
 			if err != nil {
 				return fmt.Errorf("read %s at %d: %w", seg.path, r.offset, err)

@@ -2,7 +2,6 @@ package usage
 
 import (
 	"encoding/binary"
-	"encoding/json"
 	"errors"
 	"hash/crc32"
 	"io"
@@ -10,9 +9,9 @@ import (
 
 // A segment file is a magic number followed by records. A record is the length
 // of its payload and the CRC-32C of it, 4 bytes each, big-endian, and then the
-// payload: an event as JSON.
+// payload: an event in its binary form.
 const (
-	magic        = "mcpspl01"
+	magic        = "mcpspl02"
 	recordHeader = 8
 	maxRecord    = 1 << 20
 )
@@ -22,18 +21,20 @@ var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 // errBroken reports bytes that are no whole record.
 var errBroken = errors.New("broken record")
 
-func encodeRecord(e Event) ([]byte, error) {
-	payload, err := json.Marshal(e)
+// appendRecord appends the record of e to b.
+func appendRecord(b []byte, e Event) ([]byte, error) {
+	head := len(b)
+	b, err := e.AppendBinary(append(b, make([]byte, recordHeader)...))
 	if err != nil {
 		return nil, err
 	}
+	payload := b[head+recordHeader:]
 	if len(payload) > maxRecord {
 		return nil, errors.New("event is larger than 1 MiB")
 	}
-	b := make([]byte, recordHeader, recordHeader+len(payload))
-	binary.BigEndian.PutUint32(b, uint32(len(payload)))
-	binary.BigEndian.PutUint32(b[4:], crc32.Checksum(payload, castagnoli))
-	return append(b, payload...), nil
+	binary.BigEndian.PutUint32(b[head:], uint32(len(payload)))
+	binary.BigEndian.PutUint32(b[head+4:], crc32.Checksum(payload, castagnoli))
+	return b, nil
 }
 
 // recordReader reads the records of the first size bytes of a segment.

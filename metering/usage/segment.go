@@ -3,7 +3,6 @@ package usage
 import (
 	"bytes"
 	"encoding/binary"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -160,7 +159,7 @@ func (s *Spool) scan(sl *slot, path string) (_ *segment, first time.Time, err er
 			}
 			if seg.events++; first.IsZero() {
 				var e Event
-				if json.Unmarshal(payload, &e) == nil {
+				if e.UnmarshalBinary(payload) == nil {
 					first = e.Time
 				}
 			}
@@ -216,7 +215,7 @@ func isTorn(rest []byte) bool {
 	// The length itself may be what is damaged: then whole records follow.
 	for i := 1; i < len(rest)-recordHeader; i++ {
 		r := &recordReader{r: bytes.NewReader(rest), offset: int64(i), size: int64(len(rest)), buf: rest[i:]}
-		if rest[i+recordHeader] != '{' {
+		if rest[i+recordHeader] != binaryForm {
 			continue
 		}
 		if _, err := r.next(); err == nil {

@@ -22,10 +22,14 @@ var (
 	errLocked = errors.New("locked by another process")
 )
 
+// maxBuffer is the largest record whose memory is kept for the next one.
+const maxBuffer = 4 << 10
+
 // SpoolOptions are the settings of a [Spool]. The zero value works.
 type SpoolOptions struct {
 	// MaxBytes is how much the events that wait on the disk may take, at least
-	// 64 KiB. An event takes about 300 bytes. Defaults to 1 GiB.
+	// 64 KiB. An event takes about 110 bytes: an
+	// hour of 1,000 calls a second, 400 MB. Defaults to 1 GiB.
 	MaxBytes int64
 
 	// SyncInterval is how often the files are forced to the disk. A crash of
@@ -84,7 +88,9 @@ type Spool struct {
 	asked    uint64        // flushes asked for
 	done     uint64        // flushes that are done
 	advanced chan struct{} // closed when done or running changes
+	buffer   []byte        // of Record: its memory is used again
 	oldest   time.Time     // of the oldest event that waits; zero if none does
+	full     bool          // the last Record was refused for want of room
 	writeErr error         // of the last Record
 	storeErr error         // of the last Append
 	syncErr  error         // of the last sync
@@ -170,19 +176,24 @@ func (s *Spool) Record(ctx context.Context, e Event) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	record, err := encodeRecord(e)
-	if err != nil {
-		return fmt.Errorf("usage: encode event %s: %w", e.ID, err)
-	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed {
 		return ErrSpoolClosed
 	}
+	record, err := appendRecord(s.buffer[:0], e)
+	if err != nil {
+		return fmt.Errorf("usage: encode event %.40q: %w", e.ID, err)
+	}
+	if cap(record) <= maxBuffer {
+		s.buffer = record
+	}
 	if s.stats.Bytes+int64(len(record)) > s.o.MaxBytes {
 		s.stats.Refused++
+		s.full = true
 		return ErrSpoolFull
 	}
+	s.full = false
 	if s.writeErr = s.write(record); s.writeErr != nil {
 		s.stats.Refused++
 		return fmt.Errorf("usage: write event %s: %w", e.ID, s.writeErr)

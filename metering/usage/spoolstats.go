@@ -34,13 +34,15 @@ func (s *Spool) Stats() SpoolStats {
 }
 
 // Check reports, for a health check, that the disk does not take events, that
-// the spool is at least 80 % full, that an event has waited for longer than
+// the spool is full and refuses them, that an event has waited for longer than
 // AlarmAge, or that a file was damaged: its copy, named *.bad, holds events
-// that a person has to look at, and is to be moved away then.
+// that a person has to look at, and is to be moved away then. That the spool is
+// at least 80 % full is an error too, but alone it has a method
+// HealthDegraded() bool: nothing is lost yet.
 func (s *Spool) Check(context.Context) error {
 	stats := s.Stats()
 	s.mu.Lock()
-	closed, writeErr, syncErr, storeErr := s.closed, s.writeErr, s.syncErr, s.storeErr
+	closed, full, writeErr, syncErr, storeErr := s.closed, s.full, s.writeErr, s.syncErr, s.storeErr
 	s.mu.Unlock()
 	if closed {
 		return ErrSpoolClosed
@@ -52,9 +54,6 @@ func (s *Spool) Check(context.Context) error {
 	if syncErr != nil {
 		errs = append(errs, fmt.Errorf("last events not synced: %w", syncErr))
 	}
-	if stats.Bytes >= s.o.MaxBytes/5*4 {
-		errs = append(errs, fmt.Errorf("%d of %d bytes are used", stats.Bytes, s.o.MaxBytes))
-	}
 	if stats.OldestAge > s.o.AlarmAge {
 		errs = append(errs, fmt.Errorf("%d events wait, the oldest for %v", stats.Events, stats.OldestAge.Round(time.Second)))
 		if storeErr != nil {
@@ -64,8 +63,24 @@ func (s *Spool) Check(context.Context) error {
 	if bad, _ := filepath.Glob(filepath.Join(s.dir, slotPattern, "*"+badSuffix)); len(bad) > 0 {
 		errs = append(errs, fmt.Errorf("%d damaged files", len(bad)))
 	}
-	if len(errs) == 0 {
-		return nil
+	degraded := false
+	if stats.Bytes >= s.o.MaxBytes/5*4 {
+		degraded = len(errs) == 0 && !full
+		errs = append(errs, fmt.Errorf("%d of %d bytes are used", stats.Bytes, s.o.MaxBytes))
 	}
-	return fmt.Errorf("usage: check spool: %w", errors.Join(errs...))
+	switch err := errors.Join(errs...); {
+	case err == nil:
+		return nil
+	case degraded:
+		return degradedError{fmt.Errorf("usage: check spool: %w", err)}
+	default:
+		return fmt.Errorf("usage: check spool: %w", err)
+	}
 }
+
+// degradedError is how package health, which this one does not import, knows
+// that something works, but not as it should.
+type degradedError struct{ error }
+
+func (e degradedError) Unwrap() error        { return e.error }
+func (e degradedError) HealthDegraded() bool { return true }

@@ -30,7 +30,8 @@ const (
 	Probe    Outcome = "probe"    // a canary or health call of the platform itself
 )
 
-// Event is one tool call. It is a plain value; its JSON form is stable.
+// Event is one tool call. It is a plain value; its JSON form, and the
+// binary one of AppendBinary, are stable.
 type Event struct {
 	// ID is a UUID, made once per charged call: two events with the same ID
 	// are the same event, stored once.
