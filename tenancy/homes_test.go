@@ -95,12 +95,17 @@ func (e *estate) database(name string) *devtest.Database {
 func (e *estate) put(at tenancy.Placement) tenant.ID {
 	e.t.Helper()
 	id := tenant.NewID()
+	e.putAs(id, at)
+	return id
+}
+
+func (e *estate) putAs(id tenant.ID, at tenancy.Placement) {
+	e.t.Helper()
 	err := pgx.BeginFunc(e.t.Context(), e.control, func(tx pgx.Tx) error {
 		_, err := tenancy.PutTenant(e.t.Context(), tx, tenancy.Record{ID: id, Plan: tenant.Pro, Status: tenant.Active, Placement: at})
 		return err
 	})
 	require.NoError(e.t, err)
-	return id
 }
 
 // tenant is one that is prepared.
