@@ -16,6 +16,7 @@ import (
 const childEnv = "TENANCY_TEST_CHILD"
 
 var children = map[string]func() error{
+	"archive": archiveChild,
 	"migrate": migrateChild,
 }
 
@@ -55,12 +56,19 @@ func startChild(t *testing.T, name string, env ...string) *child {
 // until waits for a line that begins with prefix.
 func (c *child) until(prefix string) {
 	c.t.Helper()
+	c.line(prefix)
+}
+
+// line waits for a line that begins with prefix and returns it.
+func (c *child) line(prefix string) string {
+	c.t.Helper()
 	for c.lines.Scan() {
 		if strings.HasPrefix(c.lines.Text(), prefix) {
-			return
+			return c.lines.Text()
 		}
 	}
 	c.t.Fatalf("the child has ended without a line %q", prefix)
+	return ""
 }
 
 // kill ends the process as kill -9 does, and waits until it is gone.
