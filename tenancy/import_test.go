@@ -248,8 +248,10 @@ func TestImportRefuses(t *testing.T) {
 		}), tenancy.ErrIncompatible, "other columns"},
 		"a column of another type": {forge(func(_ fstest.MapFS, m *tenancy.Manifest) { m.Tables[0].Columns[2].Type = "uuid" }),
 			tenancy.ErrIncompatible, "other columns"},
-		"a migration less":   {forge(func(_ fstest.MapFS, m *tenancy.Manifest) { m.Files = nil }), tenancy.ErrIncompatible, "0001_products.sql is newer"},
-		"a migration more":   {forge(func(_ fstest.MapFS, m *tenancy.Manifest) { m.Files = append(m.Files, tenancy.ManifestMigration{Version: 2, Name: "0002_x.sql"}) }), tenancy.ErrIncompatible, "0002_x.sql was not applied"},
+		"a migration less": {forge(func(_ fstest.MapFS, m *tenancy.Manifest) { m.Files = nil }), tenancy.ErrIncompatible, "0001_products.sql is newer"},
+		"a migration more": {forge(func(_ fstest.MapFS, m *tenancy.Manifest) {
+			m.Files = append(m.Files, tenancy.ManifestMigration{Version: 2, Name: "0002_x.sql"})
+		}), tenancy.ErrIncompatible, "0002_x.sql was not applied"},
 		"a migration edited": {forge(func(_ fstest.MapFS, m *tenancy.Manifest) { m.Files[0].Checksum = "x" }), tenancy.ErrIncompatible, "0001_products.sql is not the same"},
 		"a row of a third tenant": {forge(func(d fstest.MapFS, _ *tenancy.Manifest) {
 			edit(products, func(s string) string { return strings.Replace(s, source.String(), third.String(), 1) })(d)
