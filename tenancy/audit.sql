@@ -101,6 +101,8 @@ select json_build_object(
 'database_owner', (select pg_get_userbyid(datdba) from db),
 'control_owner', coalesce((select pg_get_userbyid(ns.owner) from ns where ns.name = 'mcpsaas'), ''),
 'user', current_user,
+'may_act', coalesce((select bool_or(has_function_privilege(p.oid, 'execute')) from pg_proc p join ns on ns.oid = p.pronamespace
+	where ns.name = 'mcpsaas' and p.proname = 'token' and has_schema_privilege(ns.oid, 'usage')), false),
 'large_object_compat', current_setting('lo_compat_privileges')::bool,
 'marker_readable', coalesce((select has_table_privilege(rel.oid, 'select') and has_schema_privilege('public', 'usage')
 	from rel where rel.schema = 'public' and rel.name = 'tenant_marker'), false),

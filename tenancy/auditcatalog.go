@@ -9,6 +9,8 @@ import (
 	"strings"
 
 	"github.com/jackc/pgx/v5"
+
+	"github.com/mcpsaas/mcpsaas/tenancy/tenant"
 )
 
 //go:embed audit.sql
@@ -29,6 +31,7 @@ type catalog struct {
 	DatabaseOwner     string             `json:"database_owner"`
 	ControlOwner      string             `json:"control_owner"` // of schema mcpsaas
 	User              string             `json:"user"`
+	MayAct            bool               `json:"may_act"` // the auditing role may sign a context
 	LargeObjectCompat bool               `json:"large_object_compat"`
 	MarkerReadable    bool               `json:"marker_readable"`
 	Roles             []catalogRole      `json:"roles"`
@@ -45,6 +48,7 @@ type catalog struct {
 	DefaultPrivileges []defaultPrivilege `json:"default_privileges"`
 
 	sentinel  bool // the sentinel's row is there
+	signed    bool // the marker's policies want a signed context, and so should all
 	relations map[uint32]*relation
 	functions map[uint32]*function
 	policies  map[uint32][]catalogPolicy // by table
@@ -276,15 +280,20 @@ func readCatalog(ctx context.Context, db AuditConn, roles []string) (*catalog, e
 	if err := json.Unmarshal(text, c); err != nil {
 		return nil, err
 	}
+	c.link()
+	act := setSQL
+	if c.signed {
+		act = actSQL
+		c.MarkerReadable = c.MarkerReadable && c.MayAct
+	}
 	if c.MarkerReadable {
 		batch := &pgx.Batch{}
-		batch.Queue(setSQL, Sentinel.String())
+		batch.Queue(act, Sentinel.String())
 		batch.Queue(sentinelSeenSQL, Sentinel).QueryRow(func(row pgx.Row) error { return row.Scan(&c.sentinel) })
 		if err := tx.SendBatch(ctx, batch).Close(); err != nil {
 			return nil, err
 		}
 	}
-	c.link()
 	return c, nil
 }
 
@@ -297,12 +306,14 @@ func (c *catalog) link() {
 	for _, f := range c.Functions {
 		c.functions[f.OID] = f
 	}
+	marker := shapeOf(tenant.ID{}, true, true).guardName()
+	for _, p := range c.Policies {
+		c.signed = c.signed || c.relations[p.Table].is("tenant_marker") && p.Name == marker
+	}
 	for _, r := range c.Relations {
+		r.shape = shapeOf(schemaOwner(r.Schema), r.Column != nil && r.Column.Type == "uuid", c.signed)
 		if r.Column != nil {
-			r.shape = shapeOf(schemaOwner(r.Schema), r.Column.Type == "uuid")
 			r.Column.filled = normal(r.Column.Preset) == normal(defaultExpr)
-		} else {
-			r.shape = shapeOf(schemaOwner(r.Schema), false)
 		}
 	}
 	c.policies = make(map[uint32][]catalogPolicy)

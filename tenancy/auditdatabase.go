@@ -107,7 +107,7 @@ func checkLargeObjectCompat(a *audit) {
 
 // writeSentinelSQL runs under the sentinel's own context, as Migrate does.
 const writeSentinelSQL = `begin;
-select set_config('` + Setting + `', '%[1]s', true);
+select set_config('` + Setting + `', '%[1]s', true), set_config('` + tokenSetting + `', mcpsaas.token('%[1]s'), true);
 insert into public.tenant_marker (tenant_id) values ('%[1]s') on conflict do nothing;
 commit;`
 
@@ -134,7 +134,12 @@ func checkMarker(a *audit) {
 // an error for an answer.
 func checkUnseen(a *audit) {
 	for _, r := range a.Relations {
-		if r.is("tenant_marker") && r.Tenants && !a.MarkerReadable {
+		if !r.is("tenant_marker") || !r.Tenants || a.MarkerReadable {
+			continue
+		}
+		if a.signed && !a.MayAct {
+			a.find("public.tenant_marker", "", "%s may not sign a context, so that it is not known whether the sentinel's row is there; run the audit as the owner or as %s", a.User, ControlRole)
+		} else {
 			a.find("public.tenant_marker", fmt.Sprintf("grant usage on schema public to %[1]s; grant select on public.tenant_marker to %[1]s;", pgx.Identifier{a.User}.Sanitize()),
 				"%s may not read it, so that it is not known whether the sentinel's row is there; run the audit as the owner or as %s", a.User, ControlRole)
 		}

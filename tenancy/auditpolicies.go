@@ -77,7 +77,7 @@ func (t *relation) dropPolicy(p catalogPolicy) string {
 
 // generate is the text that makes the generated policies.
 func (t *relation) generate() string {
-	return tenantTable(pgx.Identifier{t.Schema, t.Name}).mend()
+	return protection{table: pgx.Identifier{t.Schema, t.Name}, shape: t.shape, role: AppRole}.mend()
 }
 
 func checkPoliciesMissing(a *audit) {

@@ -163,7 +163,7 @@ func (d *Data) Prove(ctx context.Context, id tenant.ID, marker string) error {
 		if err != nil {
 			return err
 		}
-		if _, err := tx.Exec(ctx, setSQL, Sentinel.String()); err != nil {
+		if _, err := tx.Exec(ctx, actSQL, Sentinel.String()); err != nil {
 			return err
 		}
 		err = tx.QueryRow(ctx, selectSentinelSQL, Sentinel).Scan(&stored)

@@ -1,8 +1,13 @@
 package tenancy
 
+import "github.com/mcpsaas/mcpsaas/tenancy/tenant"
+
 // What later doors are made of, for the tests of what it is made of itself.
 var (
 	CreateSchema  = createSchema
 	ProtectSchema = protectSchema
 	DropSchema    = dropSchema
 )
+
+// Token signs a context.
+func (s *Signer) Token(id tenant.ID) string { return s.token(id) }

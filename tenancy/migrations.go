@@ -42,17 +42,13 @@ func Migrate(ctx context.Context, conn *pgx.Conn) error {
 	if err := pgmigrate.Run(ctx, conn, "tenancy", migrations); err != nil {
 		return fmt.Errorf("tenancy: migrate: %w", err)
 	}
-	var own []protection
-	for _, name := range []string{"tenant_config", "tenant_marker"} {
-		own = append(own, tenantTable(pgx.Identifier{"public", name}).ours(name))
-	}
-	err := protect(ctx, conn, own)
+	err := protect(ctx, conn, []pgx.Identifier{{"public", "tenant_config"}, {"public", "tenant_marker"}})
 	if err != nil {
 		return fmt.Errorf("tenancy: migrate: %w", err)
 	}
 	err = pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
 		// The policies are forced on the owner too.
-		if _, err := tx.Exec(ctx, enterSQL, Sentinel.String()); err != nil {
+		if _, err := tx.Exec(ctx, actSQL, Sentinel.String()); err != nil {
 			return err
 		}
 		_, err := tx.Exec(ctx, insertMarkerSQL, Sentinel)

@@ -102,7 +102,8 @@ func (p place) acquire(ctx context.Context, pool *pgxpool.Pool) (*pgxpool.Conn, 
 
 // enterPlaceSQL makes a transaction the tenant's. It checks no fence: this side
 // reads the placement itself, and holds it.
-const enterPlaceSQL = `select set_config('search_path', $1, true), set_config('` + Setting + `', $2, true)`
+const enterPlaceSQL = `select set_config('search_path', $1, true), set_config('` + Setting + `', $2, true),
+	set_config('` + tokenSetting + `', mcpsaas.token($2), true)`
 
 // enter makes tx, which has run nothing yet, the tenant's.
 func (p place) enter(ctx context.Context, tx pgx.Tx) error {

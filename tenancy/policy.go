@@ -19,6 +19,12 @@ const contextExpr = `(select ` + defaultExpr + `)`
 // defaultExpr fills tenant_id for an insert that doesn't name it.
 const defaultExpr = `NULLIF(current_setting('` + Setting + `', true), '')::uuid`
 
+// signedExpr is the tenant that the statement's context was signed for. Only the
+// restrictive policy asks for it: it costs some microseconds, and both must hold.
+// The default doesn't, which is evaluated per row: a row with another's tenant_id
+// is refused whatever it comes from.
+const signedExpr = `(select mcpsaas_app.current_tenant())`
+
 // predicate is what a policy says.
 type predicate struct {
 	// text has {tenant} for whose schema the table is in.
@@ -58,7 +64,7 @@ func forAny(expr string, owner tenant.ID) string {
 // PostgreSQL's versions print of it.
 var (
 	unprinted = strings.NewReplacer(" ", "", "\n", "", "\t", "", "(", "", ")", "")
-	unspelled = strings.NewReplacer("::text", "", `as"nullif"`, "")
+	unspelled = strings.NewReplacer("::text", "", `as"nullif"`, "", "ascurrent_tenant", "")
 )
 
 func normal(expr string) string {
@@ -70,6 +76,9 @@ func normal(expr string) string {
 var (
 	byColumn = newPredicate(`tenant_id = ` + contextExpr)
 	bySchema = newPredicate(`'{tenant}'::uuid = ` + contextExpr)
+
+	byColumnSigned = newPredicate(`tenant_id = ` + signedExpr)
+	bySchemaSigned = newPredicate(`'{tenant}'::uuid = ` + signedExpr)
 )
 
 // shape is what the two policies of a table say. A row must satisfy both.
@@ -77,21 +86,32 @@ type shape struct {
 	guard  predicate // restrictive: no further policy can widen it
 	access predicate // permissive: row level security wants one besides
 	owner  tenant.ID // whose schema the table is in; zero: all tenants'
+	column bool      // it has a tenant_id
 }
 
-// shapeOf returns the shape of a table: in whose schema it is, and whether it has
-// a column tenant_id. One that has both is held to both, lest a tenant leave rows
-// of its own in another's table.
-func shapeOf(owner tenant.ID, column bool) shape {
-	s := shape{guard: byColumn, access: byColumn, owner: owner}
-	if !owner.IsZero() {
+// shapeOf returns the shape of a table: in whose schema it is, whether it has a
+// column tenant_id, and whether the context is to be signed. One in a schema that
+// has the column is held to both, lest a tenant leave rows of its own in another's
+// table.
+func shapeOf(owner tenant.ID, column, signed bool) shape {
+	s := shape{guard: byColumn, access: byColumn, owner: owner, column: column}
+	switch {
+	case owner.IsZero() && signed:
+		s.guard = byColumnSigned
+	case !owner.IsZero() && signed:
+		s.guard = bySchemaSigned
+	case !owner.IsZero():
 		s.guard = bySchema
-		if !column {
-			s.access = bySchema
-		}
+	}
+	if !owner.IsZero() && !column {
+		s.access = bySchema
 	}
 	return s
 }
+
+// signed returns the shape of the same table in a database with a signed
+// context, or without.
+func (s shape) signed(signed bool) shape { return shapeOf(s.owner, s.column, signed) }
 
 func (s shape) guardName() string  { return "tenant_guard_" + s.guard.hash }
 func (s shape) accessName() string { return "tenant_access_" + s.access.hash }
@@ -130,7 +150,6 @@ func (s shape) isAccess(p policy) bool {
 type protection struct {
 	table pgx.Identifier
 	shape
-	column  bool   // it has a tenant_id
 	role    string // that tenants' statements run as
 	app     string // what that one gets: comma-separated privileges
 	control string // what ControlRole gets
@@ -138,17 +157,17 @@ type protection struct {
 
 // tenantTable is what a table of the tenants' own data gets. The control role
 // reads it for an export and empties it for an erasure, under the policies.
-func tenantTable(table pgx.Identifier) protection {
+func tenantTable(table pgx.Identifier, signed bool) protection {
 	return protection{
-		table: table, shape: shapeOf(tenant.ID{}, true), column: true,
+		table: table, shape: shapeOf(tenant.ID{}, true, signed),
 		role: AppRole, app: "select, insert, update, delete", control: "select, delete",
 	}
 }
 
 // schemaTable is the same for a table in the tenant's own schema.
-func schemaTable(id tenant.ID, name string, column bool) protection {
-	p := tenantTable(pgx.Identifier{SchemaName(id), name})
-	p.shape, p.column, p.role = shapeOf(id, column), column, SchemaName(id)
+func schemaTable(id tenant.ID, name string, column, signed bool) protection {
+	p := tenantTable(pgx.Identifier{SchemaName(id), name}, signed)
+	p.shape, p.role = shapeOf(id, column, signed), SchemaName(id)
 	return p.ours(name)
 }
 

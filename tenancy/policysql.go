@@ -15,7 +15,8 @@ import (
 // for [AppRole] the privileges to select, insert, update and delete, no more.
 //
 // The text is for your own migrations and may be run again, under any
-// search_path. It expects the roles that [Migrate] creates. table is a name, or
+// search_path. Whether the policies want a signed context it finds out where it is
+// run: see [SignContext]. It expects the roles that [Migrate] creates. table is a name, or
 // a schema and a name with a dot between them, spelled as in the catalog: it is
 // quoted here. The schema defaults to public.
 func PolicySQL(table string) (string, error) {
@@ -23,7 +24,7 @@ func PolicySQL(table string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	return tenantTable(id).sql(), nil
+	return tenantTable(id, false).sql(), nil
 }
 
 // parseTable reads "name" or "schema.name".
@@ -46,21 +47,30 @@ func (p protection) sql() string {
 			text += indexSQL // in a tenant's own schema all rows are its
 		}
 	}
-	return p.fill(blockSQL(dropOldSQL + text + policiesSQL + grantsSQL))
+	either := `	if (` + strings.TrimPrefix(signedSQL, "select ") + `) then
+` + p.signed(true).policies() + `	else
+` + p.signed(false).policies() + `	end if;
+`
+	return p.fill(blockSQL(dropOldSQL + text + either + grantsSQL))
 }
 
 // mend is what is missing if only the policies are.
-func (p protection) mend() string { return p.fill(blockSQL(dropSQL + policiesSQL)) }
+func (p protection) mend() string { return p.fill(blockSQL(dropOldSQL + p.policies())) }
+
+func (s shape) policies() string {
+	return strings.NewReplacer(
+		"{guard expr}", s.guard.expr(s.owner),
+		"{access expr}", s.access.expr(s.owner),
+		"{guard}", pgx.Identifier{s.guardName()}.Sanitize(),
+		"{access}", pgx.Identifier{s.accessName()}.Sanitize(),
+	).Replace(policiesSQL)
+}
 
 func (p protection) fill(text string) string {
 	return strings.NewReplacer(
 		"{table}", p.table.Sanitize(),
 		"{literal}", quoteLiteral(p.table.Sanitize()),
-		"{guard expr}", p.guard.expr(p.owner),
-		"{access expr}", p.access.expr(p.owner),
 		"{default}", defaultExpr,
-		"{guard}", pgx.Identifier{p.guardName()}.Sanitize(),
-		"{access}", pgx.Identifier{p.accessName()}.Sanitize(),
 		"{role}", pgx.Identifier{p.role}.Sanitize(),
 		"{everyone}", grantees(p.everyone()...),
 		"{app}", p.app,
@@ -115,10 +125,6 @@ const indexSQL = `	if not exists (
 	) then
 		create index on {table} (tenant_id);
 	end if;
-`
-
-const dropSQL = `	drop policy if exists {guard} on {table};
-	drop policy if exists {access} on {table};
 `
 
 const policiesSQL = `	create policy {guard} on {table} as restrictive for all to public

@@ -19,15 +19,14 @@ import (
 // the application's role, since a policy of the parent doesn't hold for who
 // names a partition directly.
 func Protect(ctx context.Context, conn *pgx.Conn, tables ...string) error {
-	protections := make([]protection, 0, len(tables))
-	for _, table := range tables {
-		id, err := parseTable(table)
-		if err != nil {
+	ids := make([]pgx.Identifier, len(tables))
+	for i, table := range tables {
+		var err error
+		if ids[i], err = parseTable(table); err != nil {
 			return err
 		}
-		protections = append(protections, tenantTable(id))
 	}
-	return protect(ctx, conn, protections)
+	return protect(ctx, conn, ids)
 }
 
 // protectLock keeps two processes from creating the same policy at once. The
@@ -37,16 +36,30 @@ const protectLock = 0x70726f74656374
 // pinSQL has expressions printed, and names bound, by PostgreSQL's own.
 const pinSQL = `set local search_path = pg_catalog, pg_temp`
 
-func protect(ctx context.Context, conn *pgx.Conn, protections []protection) error {
+// lockProtect begins a transaction that makes policies.
+func lockProtect(ctx context.Context, tx pgx.Tx) error {
+	if _, err := tx.Exec(ctx, pinSQL); err != nil {
+		return err
+	}
+	_, err := tx.Exec(ctx, `select pg_advisory_xact_lock($1)`, int64(protectLock))
+	return err
+}
+
+func protect(ctx context.Context, conn *pgx.Conn, tables []pgx.Identifier) error {
 	return pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
-		if _, err := tx.Exec(ctx, pinSQL); err != nil {
+		if err := lockProtect(ctx, tx); err != nil {
 			return fmt.Errorf("tenancy: protect: %w", err)
 		}
-		if _, err := tx.Exec(ctx, `select pg_advisory_xact_lock($1)`, int64(protectLock)); err != nil {
+		signed, err := readSigned(ctx, tx)
+		if err != nil {
 			return fmt.Errorf("tenancy: protect: %w", err)
 		}
-		for _, p := range protections {
-			states, err := readStates(ctx, tx, p.table[0], &p.table[1])
+		for _, table := range tables {
+			p := tenantTable(table, signed)
+			if table[0] == "public" {
+				p = p.ours(table[1])
+			}
+			states, err := readStates(ctx, tx, table[0], &table[1])
 			if err == nil && len(states) == 0 {
 				err = errors.New("no such table")
 			}
@@ -54,7 +67,7 @@ func protect(ctx context.Context, conn *pgx.Conn, protections []protection) erro
 				err = p.apply(ctx, tx, states[0])
 			}
 			if err != nil {
-				return fmt.Errorf("tenancy: protect table %s: %w", strings.Join(p.table, "."), err)
+				return fmt.Errorf("tenancy: protect table %s: %w", strings.Join(table, "."), err)
 			}
 		}
 		return nil

@@ -108,6 +108,10 @@ func protectSchema(ctx context.Context, tx pgx.Tx, id tenant.ID) error {
 	if _, err := tx.Exec(ctx, pinSQL); err != nil {
 		return fmt.Errorf("protect schema: %w", err)
 	}
+	signed, err := readSigned(ctx, tx)
+	if err != nil {
+		return fmt.Errorf("protect schema: %w", err)
+	}
 	states, err := readStates(ctx, tx, schema, nil)
 	if err != nil {
 		return fmt.Errorf("protect schema: %w", err)
@@ -116,7 +120,7 @@ func protectSchema(ctx context.Context, tx pgx.Tx, id tenant.ID) error {
 		if s.Partition {
 			continue // the partitioned table's are closed
 		}
-		p := schemaTable(id, s.Name, s.Column)
+		p := schemaTable(id, s.Name, s.Column, signed)
 		if s.isTable() {
 			err = p.apply(ctx, tx, s)
 		} else {

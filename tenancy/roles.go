@@ -239,7 +239,7 @@ func (t reachableTable) faults(roles []string) []Fault {
 	case !t.forced:
 		add("not_forced", "row level security is not forced on the owner", fmt.Sprintf("alter table %s force row level security;", table))
 	}
-	if p := tenantTable(t.id); !p.intact(t.policies) {
+	if p := tenantTable(t.id, false); !p.intact(t.policies) {
 		add("policies", "the generated policies are missing or were changed", p.mend())
 	}
 	return faults
