@@ -20,8 +20,8 @@ func ExamplePolicySQL() {
 		panic(err)
 	}
 	for line := range strings.Lines(sql) {
-		if strings.HasPrefix(line, "alter") || strings.HasPrefix(line, "grant") {
-			fmt.Print(line)
+		if line = strings.TrimSpace(line); strings.HasPrefix(line, "alter") || strings.HasPrefix(line, "grant") {
+			fmt.Println(line)
 		}
 	}
 	// Output:
@@ -29,7 +29,7 @@ func ExamplePolicySQL() {
 	// alter table "public"."products" force row level security;
 	// alter table "public"."products" alter column tenant_id set not null;
 	// alter table "public"."products" alter column tenant_id set default NULLIF(current_setting('app.current_tenant_id', true), '')::uuid;
-	// grant select, insert, update, delete on "public"."products" to app_user;
+	// grant select, insert, update, delete on "public"."products" to "app_user";
 	// grant select, delete on "public"."products" to mcpsaas_control;
 }
 

@@ -88,11 +88,11 @@ func protectPlaces(ctx context.Context, conn *pgx.Conn, schemas ...string) error
 		return err
 	}
 	var schema, name string
-	var shared []protection
+	var shared []pgx.Identifier
 	_, err = pgx.ForEachRow(rows, []any{&schema, &name}, func() error {
 		look[schema] = true
 		if schema == "public" {
-			shared = append(shared, tenantTable(pgx.Identifier{schema, name}))
+			shared = append(shared, pgx.Identifier{schema, name})
 		}
 		return nil
 	})

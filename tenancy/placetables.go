@@ -129,7 +129,7 @@ func (p place) tables(ctx context.Context, tx pgx.Tx) ([]dataTable, error) {
 		if t.id[0] == SchemaName(p.tenant) {
 			owner = p.tenant
 		}
-		if !protected || !shapeOf(owner, t.tenants).intact(policies) {
+		if !protected || !shapeOf(owner, t.tenants, false).holds(policies) {
 			open = append(open, t.name())
 		}
 		for _, policy := range policies {

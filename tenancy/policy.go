@@ -137,6 +137,12 @@ func (s shape) intact(policies []policy) bool {
 	return guard && access
 }
 
+// holds reports whether the policies are intact, for a signed context or for one
+// that isn't.
+func (s shape) holds(policies []policy) bool {
+	return s.signed(false).intact(policies) || s.signed(true).intact(policies)
+}
+
 func (s shape) isGuard(p policy) bool {
 	return p.Name == s.guardName() && !p.Permissive && p.Whole && s.guard.is(p.Using, s.owner) && s.guard.is(p.Check, s.owner)
 }
