@@ -1,0 +1,4 @@
+package pgbudget
+
+// Sweep does now what happens every now and then.
+func (b *Budget) Sweep() { b.sweep() }
