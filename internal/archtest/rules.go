@@ -43,6 +43,7 @@ var thirdParty = map[string]access{
 	"internal/pgmigrate":    {api: []string{pgx}},
 	"internal/pgfeed":       {api: []string{pgx}},
 	"internal/pgbudget":     {api: []string{pgx}},
+	"internal/pgmove":       {api: []string{pgx}},
 	"internal/pgredact":     {inner: []string{pgx}},
 	"internal/devstack":     {inner: []string{pgx, miniredis}},
 	"internal/devtest":      {api: []string{pgx}},
