@@ -127,9 +127,9 @@ var (
 	// place. It has to be ended or aborted first.
 	ErrMoving = errors.New("tenancy: another move of the tenant has begun")
 
-	// ErrMoved means that a move can't be aborted, because the tenant is at its
+	// ErrMoveSwitched means that a move can't be aborted, because the tenant is at its
 	// new place already: the way back is another move.
-	ErrMoved = errors.New("tenancy: the tenant has been moved")
+	ErrMoveSwitched = errors.New("tenancy: the tenant has been moved")
 
 	// ErrNoMove means that there is no move of the tenant to speak of.
 	ErrNoMove = errors.New("tenancy: the tenant is not being moved")

@@ -382,7 +382,7 @@ func (r *moving) cleanUp(ctx context.Context) error {
 }
 
 // Abort ends a move that has begun and leaves the tenant where it was. It is
-// possible until the switch: [ErrMoved] means that it is too late. [ErrNoMove]
+// possible until the switch: [ErrMoveSwitched] means that it is too late. [ErrNoMove]
 // means that there is nothing to abort.
 func (m *Mover) Abort(ctx context.Context, id tenant.ID) error {
 	err := m.data.hold(ctx, id, holdExclusive, func(_ pgx.Tx, _ home, p place) (err error) {
@@ -395,7 +395,7 @@ func (m *Mover) Abort(ctx context.Context, id tenant.ID) error {
 		}
 		defer r.engine.Done()
 		if r.row.State == MoveSwitched {
-			return ErrMoved
+			return ErrMoveSwitched
 		}
 		return r.undo(ctx)
 	})
