@@ -1,10 +1,16 @@
 package tenancy
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"fmt"
+	"slices"
+	"strconv"
+	"strings"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/mcpsaas/mcpsaas/tenancy/tenant"
 )
@@ -37,54 +43,119 @@ const (
 	countSQL = `select count(*) from (select from public.tenant_marker limit 3) m`
 
 	insideSQL = `
-select row_security_active('public.tenant_marker'), count(*),
-	count(*) filter (where tenant_id = $1),
-	exists (select from public.tenant_marker where tenant_id = $2)
-from (select tenant_id from public.tenant_marker limit 3) m`
+select row_security_active('{marker}')::int, count(*), count(*) filter (where tenant_id = $1::uuid),
+	exists (select from {marker} where tenant_id = $2::uuid)::int
+from (select tenant_id from {marker} limit 3) m`
 
 	// setSQL sets a context over another one, which no statement of a tenant
 	// goes by.
 	setSQL = `select set_config('` + Setting + `', $1, true)`
+
+	// reachSQL counts the rows of a table that should be out of reach, with what
+	// context there is and with the sentinel's, and leaves the context as the
+	// sentinel's. Being refused is what it hopes for.
+	reachSQL = `do $$
+declare
+	seen pg_catalog.int8 := 0;
+	n pg_catalog.int8;
+	own pg_catalog.text := pg_catalog.current_setting('` + Setting + `', true);
+begin
+	begin
+		select pg_catalog.count(*) into n from (select from {table} limit 3) m;
+		seen := n;
+	exception when insufficient_privilege then null;
+	end;
+	perform pg_catalog.set_config('` + Setting + `', '{sentinel}', true);
+	begin
+		select pg_catalog.count(*) into n from (select from {table} limit 3) m;
+		seen := seen operator(pg_catalog.+) n;
+	exception when insufficient_privilege then null;
+	end;
+	perform pg_catalog.set_config('` + Setting + `', coalesce(own, ''), true);
+	perform pg_catalog.set_config('mcpsaas.reach', seen::pg_catalog.text, true);
+end $$`
+
+	reachedSQL = `select current_setting('mcpsaas.reach')`
 )
 
 // Canary proves, in one round trip as the application's role, that the tenant
 // sees its own marker and nothing else: not the sentinel's, and without a
-// context none at all. It returns a [*CanaryError] for what it finds, and any
-// other error when it could find out nothing. It is what package health runs
-// for one tenant.
+// context none at all. If the tenant has a schema of its own, the shared tables
+// are out of its reach whatever the context, and so is its schema without its
+// role. It returns a [*CanaryError] for what it finds, and any other error when
+// it could find out nothing. It is what package health runs for one tenant.
 func (db *DB) Canary(ctx context.Context, tenantID string) error {
 	id, err := tenant.ParseID(tenantID)
 	if err != nil {
 		return fmt.Errorf("tenancy: canary: %w", err)
 	}
-	_, conn, err := db.acquire(tenant.NewContext(ctx, tenant.Tenant{ID: id}))
-	if err != nil {
-		return fmt.Errorf("tenancy: canary: %w", err)
+	ctx = tenant.NewContext(ctx, tenant.Tenant{ID: id})
+	r, err := db.find(ctx, route{})
+	for err == nil {
+		if err = db.canary(ctx, r); err == nil {
+			return nil
+		}
+		r, err = db.instead(ctx, r, err)
 	}
-	defer conn.Release()
+	if found, ok := errors.AsType[*CanaryError](err); ok {
+		return found
+	}
+	return fmt.Errorf("tenancy: canary: %w", err)
+}
 
-	var outside, visible, mine, sentinels int
-	var active, sentinel bool
-	batch := &pgx.Batch{}
-	batch.Queue(countSQL).QueryRow(func(row pgx.Row) error { return row.Scan(&outside) })
-	batch.Queue(db.statement("mcpsaas_enter"), id.String())
-	batch.Queue(insideSQL, id, Sentinel).QueryRow(func(row pgx.Row) error {
-		return row.Scan(&active, &visible, &mine, &sentinel)
-	})
+// canary is Canary by one route.
+func (db *DB) canary(ctx context.Context, r route) error {
+	l, s, err := db.acquire(ctx, r)
+	if err != nil {
+		return err
+	}
+	defer l.Release()
+	const shared = "public.tenant_marker"
+	marker, id, sentinel := shared, []byte(r.id), []byte(Sentinel.String())
 	// Seeing no sentinel means something only if there is one to see.
-	batch.Queue(setSQL, Sentinel.String())
-	batch.Queue(countSQL).QueryRow(func(row pgx.Row) error { return row.Scan(&sentinels) })
-	if err := conn.SendBatch(ctx, batch).Close(); err != nil {
-		return fmt.Errorf("tenancy: canary: %w", db.verdict(conn.Conn(), err))
+	before := []statement{{sql: countSQL}, {sql: setSQL, values: [][]byte{sentinel}}, {sql: countSQL}, {sql: setSQL, values: [][]byte{{}}}}
+	var after []statement
+	if r.schema != "" {
+		marker = "tenant_marker" // as the tenant's statements name it
+		before = append(before, reach(pgx.Identifier{r.schema, marker}.Sanitize())...)
+		after = reach(shared)
+	}
+	inside := statement{sql: strings.ReplaceAll(insideSQL, "{marker}", marker), values: [][]byte{id, sentinel}}
+
+	var batch pgconn.Batch
+	steps := slices.Concat(before, []statement{s.enter(db, r), inside}, after)
+	for i := range steps {
+		steps[i].queue(&batch)
+	}
+	conn := l.Conn()
+	results := conn.PgConn().ExecBatch(ctx, &batch)
+	numbers := make([][]int, len(steps))
+	for i := range steps {
+		if numbers[i], err = numbersOf(results); err != nil {
+			results.Close()
+			if i == len(before) {
+				return db.entering(conn, s, r, err)
+			}
+			return err
+		}
+	}
+	if err := results.Close(); err != nil {
+		return err
+	}
+	outside, sentinels, in := numbers[0][0], numbers[2][0], numbers[len(before)+1]
+	active, visible, mine, foreign := in[0], in[1], in[2], in[3]
+	if r.schema != "" {
+		outside += numbers[len(before)-1][0]
+		foreign += numbers[len(steps)-1][0]
 	}
 	switch {
 	case outside > 0:
 		return &CanaryError{CanaryOpen}
-	case sentinel:
+	case foreign > 0:
 		return &CanaryError{CanarySentinel}
 	case visible > mine:
 		return &CanaryError{CanaryForeign}
-	case !active:
+	case active == 0:
 		return &CanaryError{CanaryInactive}
 	case mine != 1:
 		return &CanaryError{CanaryBlind}
@@ -94,9 +165,33 @@ func (db *DB) Canary(ctx context.Context, tenantID string) error {
 	return nil
 }
 
+// reach returns the statements that count what can be seen of a table that should
+// be out of reach.
+func reach(table string) []statement {
+	sql := strings.NewReplacer("{table}", table, "{sentinel}", Sentinel.String()).Replace(reachSQL)
+	return []statement{{sql: sql}, {sql: reachedSQL}}
+}
+
+// numbersOf reads the next answer of a batch: one row of numbers, or none.
+// What is no number is zero.
+func numbersOf(results *pgconn.MultiResultReader) ([]int, error) {
+	if !results.NextResult() {
+		return nil, cmp.Or(results.Close(), errNoAnswer)
+	}
+	answer := results.ResultReader().Read()
+	numbers := make([]int, len(answer.FieldDescriptions))
+	for _, row := range answer.Rows {
+		for i, value := range row {
+			numbers[i], _ = strconv.Atoi(string(value))
+		}
+	}
+	return numbers, answer.Err
+}
+
+// markerSQL finds the table as the tenant's own statements would.
 const markerSQL = `
 select count(*), coalesce(min(marker::text) filter (where tenant_id = $1), '')
-from (select tenant_id, marker from public.tenant_marker limit 100) m`
+from (select tenant_id, marker from tenant_marker limit 100) m`
 
 // Marker returns the marker of the tenant in ctx, and how many markers it can
 // see at all, which must be one (counted to a hundred at most). It is for a tool

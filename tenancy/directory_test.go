@@ -156,8 +156,8 @@ func TestOpenWithDirectory(t *testing.T) {
 	_, err = db.Exec(as(t.Context(), id), `select 1`)
 	require.NoError(t, err)
 
-	b.owner(t, `update mcpsaas.tenants set placement = 'schema', changed = pg_current_xact_id()`)
+	b.owner(t, `update mcpsaas.tenants set placement = 'database', database_ref = 'acme', changed = pg_current_xact_id()`)
 	require.NoError(t, d.Sync(t.Context()))
 	_, err = db.Exec(as(t.Context(), id), `select 1`)
-	require.ErrorContains(t, err, `"schema"`, "the shared tables are not where its rows are")
+	require.ErrorContains(t, err, `Options.Databases`, "the shared tables are not where its rows are")
 }

@@ -19,11 +19,11 @@ func (t *lazyTx) Commit(ctx context.Context) error {
 	case t.aborted != nil:
 		t.closed = true
 		return pgx.ErrTxCommitRollback
-	case t.conn == nil:
+	case t.lease == nil:
 		t.closed = true
 		return nil
 	}
-	conn := t.conn.Conn()
+	conn := t.conn()
 	if err := t.guard(pgconn.CommandTag{}); err != nil {
 		return err
 	}
@@ -33,20 +33,22 @@ func (t *lazyTx) Commit(ctx context.Context) error {
 		}
 		return pgx.ErrTxCommitRollback
 	}
-	batch := &pgx.Batch{}
-	batch.Queue(t.db.statement("mcpsaas_leave"), t.id)
-	batch.Queue(t.db.statement("mcpsaas_commit"))
-	results := conn.SendBatch(ctx, batch)
-	if _, err := results.Exec(); err != nil {
+	var batch pgconn.Batch
+	leave, commit := t.session.leave(t.route), t.session.own(commitSQL)
+	leave.queue(&batch)
+	commit.queue(&batch)
+	results := conn.PgConn().ExecBatch(ctx, &batch)
+	if err := nextAnswer(results); err != nil {
 		results.Close()
-		err = t.db.verdict(conn, err)
+		err = t.db.leaving(conn, t.session, err)
 		t.release() // the pool closes it, for it is in a transaction
 		return err
 	}
-	tag, err := results.Exec()
-	if closeErr := results.Close(); err == nil {
-		err = closeErr
+	var tag pgconn.CommandTag
+	if results.NextResult() {
+		tag, _ = results.ResultReader().Close()
 	}
+	err := results.Close()
 	t.release()
 	if err == nil && tag.String() == "ROLLBACK" {
 		err = pgx.ErrTxCommitRollback
@@ -60,15 +62,14 @@ func (t *lazyTx) Rollback(ctx context.Context) error {
 	if t.closed {
 		return pgx.ErrTxClosed
 	}
-	if t.conn == nil {
+	if t.lease == nil {
 		t.closed = true
 		return nil
 	}
 	if err := t.guard(pgconn.CommandTag{}); err != nil {
 		return err
 	}
-	conn := t.conn.Conn()
-	_, err := conn.Exec(ctx, "rollback")
+	_, err := t.conn().Exec(ctx, "rollback")
 	// One that could not be rolled back is closed by the pool.
 	t.release()
 	return err

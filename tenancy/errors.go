@@ -19,6 +19,11 @@ var (
 	// injected SQL.
 	ErrTampered = errors.New("tenancy: the tenant's context was tampered with")
 
+	// ErrMoved means that the tenant's rows are being moved, or were moved to
+	// where nobody knows of yet. Nothing was done; the same call may succeed a
+	// moment later.
+	ErrMoved = errors.New("tenancy: the tenant's rows are being moved")
+
 	// ErrUnknownTenant means that the tenant in the context is none of the
 	// directory's, or the sentinel.
 	ErrUnknownTenant = errors.New("tenancy: unknown tenant")

@@ -7,7 +7,6 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
-	"github.com/jackc/pgx/v5/pgxpool"
 )
 
 // lazyTx is a transaction that begins with its first statement.
@@ -15,16 +14,17 @@ import (
 //	pending -> begun -> closed
 //	   \-> aborted -/
 type lazyTx struct {
-	db   *DB
-	pool *pgxpool.Pool
-	id   string
-	opts TxOptions
+	db    *DB
+	route route
+	begin string // the statement that begins it
 
 	// Conn has no context of its own, and may have to begin the transaction.
 	ctx context.Context
 
-	conn  *pgxpool.Conn // nil while pending
-	saved int64         // savepoints so far
+	lease   lease // nil while pending
+	session *session
+	saved   int64             // savepoints so far
+	names   map[string]string // what Prepare was given, by name
 
 	// aborted is what every further call returns: the first statement failed
 	// before the transaction was begun, which must look as if after.
@@ -41,6 +41,14 @@ var errAborted = &pgconn.PgError{
 	Message: "current transaction is aborted, commands ignored until end of transaction block",
 }
 
+// conn returns the transaction's connection, nil while it is pending.
+func (t *lazyTx) conn() *pgx.Conn {
+	if t.lease == nil {
+		return nil
+	}
+	return t.lease.Conn()
+}
+
 // ready reports why no statement may run, if there is a reason.
 func (t *lazyTx) ready() error {
 	switch {
@@ -50,176 +58,209 @@ func (t *lazyTx) ready() error {
 		return pgx.ErrTxClosed
 	case t.aborted != nil:
 		return t.aborted
-	case t.conn != nil:
-		return t.guard(pgconn.CommandTag{})
 	}
-	return nil
+	return t.guard(pgconn.CommandTag{})
 }
 
 // guard looks for signs that a statement ended the transaction.
 func (t *lazyTx) guard(tag pgconn.CommandTag) error {
-	if t.err != nil || t.conn == nil {
+	if t.err != nil || t.lease == nil {
 		return t.err
 	}
-	conn := t.conn.Conn()
+	conn := t.conn()
 	if conn.IsClosed() || conn.PgConn().IsBusy() {
 		// The call that lost it has its own error; while rows are open the
 		// status is the one before them, and the next call is refused anyhow.
 		return nil
 	}
 	if conn.PgConn().TxStatus() == 'I' || tag.String() == "COMMIT" {
-		t.tampered("a statement ended the transaction")
+		t.err = ErrTampered
+		t.db.condemn(conn, t.session, "a statement ended the transaction")
+		t.release()
 	}
 	return t.err
-}
-
-func (t *lazyTx) tampered(why string) {
-	t.err = ErrTampered
-	t.db.condemn(t.conn.Conn(), why)
-	t.release()
 }
 
 // release gives the connection back. The pool closes one that is busy or still
 // in a transaction.
 func (t *lazyTx) release() {
 	t.closed = true
-	if t.conn != nil {
-		t.conn.Release()
-		t.conn = nil
+	if t.lease != nil {
+		t.lease.Release()
+		t.lease = nil
 	}
 }
 
-// opening returns a batch that begins the transaction and sets its context.
-func (t *lazyTx) opening() *pgx.Batch {
-	batch := &pgx.Batch{}
-	txOptions := pgx.TxOptions{IsoLevel: t.opts.IsoLevel}
-	if t.opts.ReadOnly {
-		txOptions.AccessMode = pgx.ReadOnly
-	}
-	if txOptions == (pgx.TxOptions{}) {
-		txOptions.BeginQuery = t.db.statement("mcpsaas_begin")
-	}
-	batch.BeginTx(txOptions)
-	if t.opts.limited() {
-		batch.Queue(t.db.statement("mcpsaas_enter_limits"), t.id,
-			milliseconds(t.opts.StatementTimeout), milliseconds(t.opts.LockTimeout))
-	} else {
-		batch.Queue(t.db.statement("mcpsaas_enter"), t.id)
-	}
-	return batch
+// exchange is a batch of the caller's statements whose answers are being read.
+type exchange struct {
+	tx      *lazyTx
+	fitted  []statement
+	results *pgconn.MultiResultReader
+	next    int // of fitted
 }
 
-// send takes a connection, sends the opening and the queries behind it, and
-// reads the opening's two answers. What the queries need prepared or encoded is
-// done before the transaction begins.
-func (t *lazyTx) send(ctx context.Context, queries ...*pgx.QueuedQuery) (results pgx.BatchResults, err error) {
-	conn, err := t.pool.Acquire(ctx)
+// send sends the caller's statements, behind the transaction's opening if it is
+// pending. An error means that none has run.
+func (t *lazyTx) send(ctx context.Context, requests ...request) (*exchange, error) {
+	if err := t.ready(); err != nil {
+		return nil, err
+	}
+	for i := range requests {
+		if sql, ok := t.names[requests[i].sql]; ok {
+			requests[i].sql = sql
+		}
+		if err := requests[i].options(); err != nil {
+			return nil, err
+		}
+	}
+	if t.lease != nil {
+		fitted, err := t.db.fit(ctx, t.conn(), t.session, t.route, true, requests)
+		if err != nil {
+			return nil, err
+		}
+		var batch pgconn.Batch
+		for i := range fitted {
+			fitted[i].queue(&batch)
+		}
+		return &exchange{tx: t, fitted: fitted, results: t.conn().PgConn().ExecBatch(ctx, &batch)}, nil
+	}
+	for {
+		x, lost, err := t.first(ctx, requests)
+		if err == nil {
+			return x, nil
+		}
+		next, err := t.db.instead(ctx, t.route, err)
+		if err != nil {
+			t.failed(err, lost)
+			return nil, err
+		}
+		t.route = next
+	}
+}
+
+// first takes a connection, sends the opening and the statements behind it, and
+// reads the opening's two answers. What the statements need described or encoded
+// is done before the transaction begins. lost says that an error has cost the
+// connection.
+func (t *lazyTx) first(ctx context.Context, requests []request) (x *exchange, lost bool, err error) {
+	l, s, err := t.db.acquire(ctx, t.route)
 	if err != nil {
-		return nil, redact(err)
+		return nil, false, err
 	}
-	kept := false
+	conn := l.Conn()
 	defer func() {
-		if !kept { // or an argument's encoder panicked
-			conn.Release() // which closes a connection that is busy or in a transaction
+		if x == nil { // or an argument's encoder panicked
+			lost = conn.IsClosed()
+			l.Release()
 		}
 	}()
-	batch := t.opening()
-	for _, q := range queries {
-		if q.SQL, q.Arguments, err = t.db.prepare(ctx, conn.Conn(), q.SQL, q.Arguments); err != nil {
-			t.failed(conn.Conn(), err)
-			return nil, err
-		}
-		batch.QueuedQueries = append(batch.QueuedQueries, q)
+	fitted, err := t.db.fit(ctx, conn, s, t.route, false, requests)
+	if err != nil {
+		return nil, false, err
 	}
-	results = conn.SendBatch(ctx, batch)
+	var batch pgconn.Batch
+	begin, enter := s.own(t.begin), s.enter(t.db, t.route)
+	begin.queue(&batch)
+	enter.queue(&batch)
+	for i := range fitted {
+		fitted[i].queue(&batch)
+	}
+	results := conn.PgConn().ExecBatch(ctx, &batch)
 	for range 2 {
-		if _, err = results.Exec(); err != nil {
-			err = t.db.verdict(conn.Conn(), err)
+		if err := nextAnswer(results); err != nil {
 			results.Close()
-			t.failed(conn.Conn(), err)
-			return nil, err
+			undo(ctx, conn)
+			return nil, false, t.db.entering(conn, s, t.route, err)
 		}
 	}
-	kept = true
-	t.conn = conn
-	return results, nil
+	t.lease, t.session = l, s
+	return &exchange{tx: t, fitted: fitted, results: results}, false, nil
+}
+
+// undo rolls back what enter refused, so that a tenant's move doesn't cost a
+// connection for each of its calls.
+func undo(ctx context.Context, conn *pgx.Conn) {
+	if conn.IsClosed() || conn.PgConn().TxStatus() == 'I' {
+		return
+	}
+	detached, cancel := detach(ctx)
+	defer cancel()
+	conn.Exec(detached, "rollback") // what fails here costs the connection, no more
 }
 
 // failed notes what is known of a transaction that didn't begin, which decides
 // what the next call may do.
-func (t *lazyTx) failed(conn *pgx.Conn, err error) {
+func (t *lazyTx) failed(err error, lost bool) {
 	switch {
 	case errors.Is(err, ErrTampered):
 		t.err = err
 		t.closed = true
-	case conn.IsClosed():
+	case lost:
 		t.aborted = err
 	case sqlState(err) != "":
 		t.aborted = errAborted
 	}
 }
 
-// begin opens the transaction on its own, for what can't travel in a batch.
-func (t *lazyTx) begin(ctx context.Context) error {
-	if err := t.ready(); err != nil || t.conn != nil {
+// open begins the transaction on its own, for what can't travel in a batch.
+func (t *lazyTx) open(ctx context.Context) error {
+	if err := t.ready(); err != nil || t.lease != nil {
 		return err
 	}
-	results, err := t.send(ctx)
+	x, err := t.send(ctx)
 	if err != nil {
 		return err
 	}
-	return results.Close()
+	return x.close()
+}
+
+// reader returns the next answer.
+func (x *exchange) reader() (*pgconn.ResultReader, error) {
+	if x.results.NextResult() {
+		x.next++
+		return x.results.ResultReader(), nil
+	}
+	if err := x.close(); err != nil {
+		return nil, err
+	}
+	return nil, errNoAnswer
+}
+
+// close reads what is left of the answers and returns the first error, or the
+// verdict of tampering.
+func (x *exchange) close() error {
+	err := x.results.Close()
+	if err == nil || x.tx.lease == nil {
+		return err
+	}
+	// The statement that failed is the one whose answer was read last, or the
+	// one behind it. To describe one too many anew does no harm.
+	for i := max(x.next-1, 0); i < min(x.next+1, len(x.fitted)); i++ {
+		x.tx.db.failed(x.tx.session, x.tx.route, &x.fitted[i], err)
+	}
+	return err
 }
 
 // Query runs a statement, and with the first the transaction begins.
 func (t *lazyTx) Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error) {
-	if err := t.ready(); err != nil {
-		return failed(err), err
-	}
-	if len(args) > 0 && isOption(args[0]) {
-		for _, arg := range args {
-			if mode, ok := arg.(pgx.QueryExecMode); ok && mode == pgx.QueryExecModeSimpleProtocol {
-				err := errors.New("tenancy: the simple protocol would let one string carry several statements")
-				return failed(err), err
-			}
-		}
-		if err := t.begin(ctx); err != nil {
-			return failed(err), err
-		}
-	}
-	if t.conn == nil {
-		return t.first(ctx, sql, args)
-	}
-	inner, err := t.conn.Query(ctx, sql, args...)
-	rows := &rows{Rows: inner, done: func() error { return t.guard(inner.CommandTag()) }}
-	if err != nil {
-		rows.Close()
-		return rows, rows.Err()
-	}
-	return rows, nil
-}
-
-// first sends the statement behind the transaction's opening.
-func (t *lazyTx) first(ctx context.Context, sql string, args []any) (pgx.Rows, error) {
-	results, err := t.send(ctx, &pgx.QueuedQuery{SQL: sql, Arguments: args})
+	x, err := t.send(ctx, request{sql: sql, args: args})
 	if err != nil {
 		return failed(err), err
 	}
-	inner, err := results.Query()
-	rows := &rows{Rows: inner, done: func() error {
-		if err := results.Close(); err != nil {
-			if t.conn != nil {
-				statementsOf(t.conn.Conn()).failed(sql, err)
-			}
+	reader, err := x.reader()
+	if err != nil {
+		if tampered := t.guard(pgconn.CommandTag{}); tampered != nil {
+			err = tampered
+		}
+		return failed(err), err
+	}
+	inner := pgx.RowsFromResultReader(t.conn().TypeMap(), reader)
+	return &rows{Rows: inner, conn: t.conn(), done: func() error {
+		if err := x.close(); err != nil {
 			return err
 		}
 		return t.guard(inner.CommandTag())
-	}}
-	if err != nil {
-		rows.Close()
-		return rows, rows.Err()
-	}
-	return rows, nil
+	}}, nil
 }
 
 // QueryRow is Query for at most one row.
@@ -240,53 +281,36 @@ func (t *lazyTx) Exec(ctx context.Context, sql string, args ...any) (pgconn.Comm
 	return rows.CommandTag(), rows.Err()
 }
 
-// SendBatch sends b, and with the first the transaction begins.
-func (t *lazyTx) SendBatch(ctx context.Context, b *pgx.Batch) pgx.BatchResults {
-	if err := t.ready(); err != nil {
-		return pgx.FailedBatchResults(b, err)
-	}
-	// Only a batch that begins a transaction has one to show.
-	if pgx.FailedBatchResults(b, pgx.ErrTxClosed).Tx() != nil {
-		return pgx.FailedBatchResults(b, errors.New("tenancy: Batch.BeginTx can't be used within a transaction"))
-	}
-	if t.conn != nil || b.Len() == 0 {
-		if err := t.begin(ctx); err != nil {
-			return pgx.FailedBatchResults(b, err)
-		}
-		return t.conn.SendBatch(ctx, b)
-	}
-	results, err := t.send(ctx, b.QueuedQueries...)
-	if err != nil {
-		return pgx.FailedBatchResults(b, err)
-	}
-	return withoutTx{results}
-}
-
-// withoutTx keeps the driver's transaction from the caller, whose own it is
-// not.
-type withoutTx struct{ pgx.BatchResults }
-
-func (withoutTx) Tx() pgx.Tx { return nil }
-
 // CopyFrom begins the transaction and tries: PostgreSQL allows it for tables
 // without row level security only.
 func (t *lazyTx) CopyFrom(ctx context.Context, table pgx.Identifier, columns []string, source pgx.CopyFromSource) (int64, error) {
-	if err := t.begin(ctx); err != nil {
+	if err := t.open(ctx); err != nil {
 		return 0, err
 	}
-	n, err := t.conn.Conn().CopyFrom(ctx, table, columns, source)
+	n, err := t.conn().CopyFrom(ctx, table, columns, source)
 	if sqlState(err) == "0A000" { // feature_not_supported
 		return n, fmt.Errorf("tenancy: use BulkInsert for a protected table: %w", err)
 	}
 	return n, err
 }
 
-// Prepare begins the transaction and prepares a statement.
+// Prepare begins the transaction and describes a statement, which has this name
+// for as long as the transaction lasts: what the connection keeps would be the
+// next tenant's too.
 func (t *lazyTx) Prepare(ctx context.Context, name, sql string) (*pgconn.StatementDescription, error) {
-	if err := t.begin(ctx); err != nil {
+	if err := t.open(ctx); err != nil {
 		return nil, err
 	}
-	return t.conn.Conn().Prepare(ctx, name, sql)
+	description, err := t.conn().PgConn().Prepare(ctx, "", sql, nil)
+	if err != nil {
+		return nil, err
+	}
+	if t.names == nil {
+		t.names = make(map[string]string)
+	}
+	t.names[name] = sql
+	description.Name = name
+	return description, nil
 }
 
 // LargeObjects returns ones whose every operation fails with
@@ -300,14 +324,16 @@ func (t *lazyTx) LargeObjects() pgx.LargeObjects {
 }
 
 // Conn begins the transaction and returns its connection, for what a [pgx.Tx]
-// has no method for. None of the guards covers what is done with it. It is nil
-// if the transaction can't begin; the next call tells why.
+// has no method for. None of the guards covers what is done with it, and what the
+// driver remembers of a statement there may be of another tenant's schema: pass
+// [pgx.QueryExecModeExec]. It is nil if the transaction can't begin; the next call
+// tells why.
 func (t *lazyTx) Conn() *pgx.Conn {
-	if err := t.begin(t.ctx); err != nil {
+	if err := t.open(t.ctx); err != nil {
 		if t.aborted == nil && !t.closed {
 			t.aborted = err
 		}
 		return nil
 	}
-	return t.conn.Conn()
+	return t.conn()
 }

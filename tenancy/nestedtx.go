@@ -10,7 +10,7 @@ import (
 
 // Begin begins the transaction, and in it a nested one: a savepoint.
 func (t *lazyTx) Begin(ctx context.Context) (pgx.Tx, error) {
-	if err := t.begin(ctx); err != nil {
+	if err := t.open(ctx); err != nil {
 		return nil, err
 	}
 	t.saved++
@@ -23,10 +23,10 @@ func (t *lazyTx) command(ctx context.Context, sql string) error {
 	if err := t.ready(); err != nil {
 		return err
 	}
-	if t.conn == nil {
+	if t.lease == nil {
 		return pgx.ErrTxClosed
 	}
-	_, err := t.conn.Conn().Exec(ctx, sql)
+	_, err := t.conn().Exec(ctx, sql)
 	return err
 }
 

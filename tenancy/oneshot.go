@@ -4,11 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
-	"github.com/jackc/pgx/v5/pgxpool"
 )
 
 // Query runs one statement as the tenant in ctx, in one round trip: the
@@ -16,23 +14,13 @@ import (
 // commits as the rows end. Close the rows, and ask their Err: an error there
 // means that nothing was done, even if rows were read.
 func (db *DB) Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error) {
-	c, err := db.send(ctx, sql, args)
-	if err != nil {
-		return failed(err), err
-	}
-	inner, err := c.results.Query()
-	rows := &rows{Rows: inner, done: c.finish}
-	if err != nil {
-		rows.Close()
-		return rows, rows.Err()
-	}
-	return rows, nil
+	return db.query(ctx, route{}, sql, args)
 }
 
 // QueryRow is [DB.Query] for at most one row. Scan must be called: it reports
 // every error, and returns the connection. No row is [pgx.ErrNoRows].
 func (db *DB) QueryRow(ctx context.Context, sql string, args ...any) pgx.Row {
-	rows, _ := db.Query(ctx, sql, args...)
+	rows, _ := db.query(ctx, route{}, sql, args)
 	return row{rows}
 }
 
@@ -40,13 +28,13 @@ func (db *DB) QueryRow(ctx context.Context, sql string, args ...any) pgx.Row {
 // after it was committed. A string of several statements is refused, with or
 // without arguments.
 func (db *DB) Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error) {
-	c, err := db.send(ctx, sql, args)
+	c, err := db.send(ctx, route{}, sql, args)
 	if err != nil {
 		return pgconn.CommandTag{}, err
 	}
-	tag, err := c.results.Exec()
+	tag, err := c.reader.Close()
 	// Deferred constraints are checked after the statement's own answer.
-	if closeErr := c.finish(); err == nil {
+	if closeErr := c.finish(); closeErr != nil {
 		err = closeErr
 	}
 	if err != nil {
@@ -55,47 +43,116 @@ func (db *DB) Exec(ctx context.Context, sql string, args ...any) (pgconn.Command
 	return tag, nil
 }
 
-// call is a batch on its way: it owns the connection until finish.
-type call struct {
-	db      *DB
-	conn    *pgxpool.Conn
-	sql     string
-	results pgx.BatchResults
-	done    bool
-	err     error
+// query is Query by a route that has what like has: see find.
+func (db *DB) query(ctx context.Context, like route, sql string, args []any) (pgx.Rows, error) {
+	c, err := db.send(ctx, like, sql, args)
+	if err != nil {
+		return failed(err), err
+	}
+	inner := pgx.RowsFromResultReader(c.lease.Conn().TypeMap(), c.reader)
+	return &rows{Rows: inner, done: c.finish}, nil
 }
 
-// send sends the context and the statement, and reads the context's answer.
-func (db *DB) send(ctx context.Context, sql string, args []any) (*call, error) {
+// call is a batch on its way: it owns the connection until finish.
+type call struct {
+	db        *DB
+	lease     lease
+	session   *session
+	route     route
+	statement statement
+	results   *pgconn.MultiResultReader
+	reader    *pgconn.ResultReader // of the statement's own answer
+	done      bool
+	err       error
+}
+
+// send sends the context and the statement, and reads up to the statement's
+// first row.
+func (db *DB) send(ctx context.Context, like route, sql string, args []any) (*call, error) {
 	if len(args) > 0 && isOption(args[0]) {
 		return nil, fmt.Errorf("tenancy: %T is not supported here: use TenantTx", args[0])
 	}
-	id, conn, err := db.acquire(ctx)
+	r, err := db.find(ctx, like)
 	if err != nil {
 		return nil, err
 	}
-	c := &call{db: db, conn: conn}
+	q := request{sql: sql, args: args}
+	for {
+		c, err := db.attempt(ctx, r, q)
+		if err == nil {
+			return c, nil
+		}
+		if changed, ok := errors.AsType[*changedError](err); ok {
+			if err = changed.error; !q.fresh {
+				q.fresh = true
+				continue
+			}
+		}
+		if r, err = db.instead(ctx, r, err); err != nil {
+			return nil, err
+		}
+	}
+}
+
+// changedError is the error of a statement that did nothing, because a table has
+// changed since it was described.
+type changedError struct{ error }
+
+func (e *changedError) Unwrap() error { return e.error }
+
+// attempt is send by one route.
+func (db *DB) attempt(ctx context.Context, r route, q request) (*call, error) {
+	l, s, err := db.acquire(ctx, r)
+	if err != nil {
+		return nil, err
+	}
+	c := &call{db: db, lease: l, session: s, route: r}
 	sent := false
 	defer func() {
 		if !sent { // or an argument's encoder panicked
-			conn.Release() // which closes a connection that is busy
+			l.Release()
 		}
 	}()
-	if sql, args, err = db.prepare(ctx, conn.Conn(), sql, args); err != nil {
+	conn := l.Conn()
+	fitted, err := db.fit(ctx, conn, s, r, false, []request{q})
+	if err != nil {
 		return nil, err
 	}
-	c.sql = sql
-	batch := &pgx.Batch{}
-	batch.Queue(db.statement("mcpsaas_enter"), id.String())
-	batch.Queue(sql, args...)
-	c.results = conn.SendBatch(ctx, batch)
+	c.statement = fitted[0]
+	var batch pgconn.Batch
+	enter := s.enter(db, r)
+	enter.queue(&batch)
+	c.statement.queue(&batch)
+	c.results = conn.PgConn().ExecBatch(ctx, &batch)
 	sent = true
-	if _, err := c.results.Exec(); err != nil {
-		err = db.verdict(conn.Conn(), err)
-		c.finish()
+	if err := nextAnswer(c.results); err != nil {
+		c.results.Close()
+		err = db.entering(conn, s, r, err)
+		l.Release()
 		return nil, err
 	}
+	if !c.results.NextResult() {
+		if err := c.finish(); err != nil {
+			return nil, err
+		}
+		return nil, errNoAnswer
+	}
+	c.reader = c.results.ResultReader()
 	return c, nil
+}
+
+var errNoAnswer = errors.New("tenancy: the server left a statement without an answer")
+
+// nextAnswer reads the answer to a statement of ours.
+func nextAnswer(results *pgconn.MultiResultReader) error {
+	if results.NextResult() {
+		_, err := results.ResultReader().Close()
+		return err
+	}
+	if err := results.Close(); err != nil {
+		return err
+	}
+	return errNoAnswer
 }
 
 // finish ends the batch and returns the connection. It reports what went wrong
@@ -106,49 +163,23 @@ func (c *call) finish() error {
 	}
 	c.done = true
 	c.err = c.results.Close()
-	conn := c.conn.Conn()
-	if !conn.IsClosed() && conn.PgConn().TxStatus() != 'I' {
-		c.db.condemn(conn, "a statement began a transaction")
-		c.err = ErrTampered
-	}
+	conn := c.lease.Conn()
 	switch {
+	case !conn.IsClosed() && conn.PgConn().TxStatus() != 'I':
+		c.db.condemn(conn, c.session, "a statement began a transaction")
+		c.err = ErrTampered
 	case sqlState(c.err) == stateNoPrepare:
-		c.db.condemn(conn, "a prepared statement is gone")
+		c.db.condemn(conn, c.session, "a prepared statement is gone")
 	case c.err != nil:
-		statementsOf(conn).failed(c.sql, c.err)
+		if c.db.failed(c.session, c.route, &c.statement, c.err) && c.reader == nil {
+			c.err = &changedError{c.err}
+		}
 	}
-	c.conn.Release()
+	c.lease.Release()
 	return c.err
 }
 
-// verdict tells a failure of our own statements from one of the caller's, and
-// closes the connection if its state can't be trusted.
-func (db *DB) verdict(conn *pgx.Conn, err error) error {
-	if _, ok := errors.AsType[pgx.ErrPreprocessingBatch](err); ok {
-		return err // the caller's statement or its arguments
-	}
-	switch sqlState(err) {
-	case stateNullName:
-		db.condemn(conn, "the context was set for the session, or a cursor was left open")
-		return ErrTampered
-	case stateNoPrepare:
-		db.condemn(conn, "a prepared statement is gone")
-		return ErrTampered
-	}
-	return err
-}
-
-// condemn closes a connection that was tampered with.
-func (db *DB) condemn(conn *pgx.Conn, why string) {
-	// The call's own context may be done, and doesn't reach the end of its rows.
-	ctx, cancel := context.WithTimeout(context.Background(), cleanupTimeout)
-	defer cancel()
-	db.log.LogAttrs(ctx, slog.LevelError, "tenant connection closed", slog.String("err", why))
-	conn.Close(ctx)
-}
-
-// isOption reports whether an argument is one of the driver's options, which a
-// batch would take for a value.
+// isOption reports whether an argument is one of the driver's options.
 func isOption(arg any) bool {
 	switch arg.(type) {
 	case pgx.QueryExecMode, pgx.QueryResultFormats, pgx.QueryResultFormatsByOID:

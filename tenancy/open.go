@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -19,9 +20,27 @@ type Options struct {
 	// Defaults to none: every tenant's rows are in the shared tables.
 	Directory *Directory
 
-	// MaxConns is the greatest number of connections.
+	// MaxConns is the greatest number of connections to the home database, and
+	// as many to its replica.
 	// Defaults to pool_max_conns of the URL, or pgxpool's own default.
 	MaxConns int32
+
+	// Limits returns how long a tenant's statements may run, and wait for a lock,
+	// such as by its plan. It is called for each call and must be quick. They
+	// cost no round trip. TxOptions overrides them for one transaction.
+	// Defaults to none but the connection's own.
+	Limits func(tenant.Tenant) Limits
+
+	// Replica is the URL of a read replica of the home database, for [Reader]
+	// and TxOptions.Replica. It may be away.
+	// Defaults to none: the primary is asked.
+	Replica string
+
+	// ExtensionSchemas are where a name is looked for that a tenant's own schema
+	// doesn't have: those that extensions were created in, such as public. A
+	// tenant's role reaches no table there, whoever has put it there.
+	// Defaults to none.
+	ExtensionSchemas []string
 
 	// Logger gets a record when a connection is closed because it was tampered
 	// with.
@@ -33,9 +52,14 @@ type Options struct {
 // has no other way to name one. It is safe for concurrent use.
 type DB struct {
 	pool      *pgxpool.Pool
+	databases databases
+	replica   *replica
 	directory *Directory
+	limits    func(tenant.Tenant) Limits
 	log       *slog.Logger
 	mode      pgx.QueryExecMode
+	pathTail  string // of a search_path that begins with a tenant's own schema
+	described descriptions
 	queue     queueGauge
 }
 
@@ -46,12 +70,25 @@ type DB struct {
 // The URL is pgx's, with the parameters of pgxpool. Its
 // default_query_exec_mode may be any but simple_protocol, which would let one
 // string carry several statements.
+//
+// A pooler such as PgBouncer may stand between, in transaction mode: nothing here
+// outlives a transaction. Open notices it by the number of the server's process
+// and says so in the log, and no statement is prepared by a name then, because the
+// next transaction may find another process: each is described once, and parsed
+// each time. That takes as many round trips, and some tens of microseconds more.
+// default_query_exec_mode=cache_statement, which wants statements to stay
+// prepared, is refused there. PgBouncer keeps them since 1.21, with
+// max_prepared_statements; it isn't told apart from one that doesn't, so
+// leave the setting out there as well.
 func Open(ctx context.Context, url string, opts *Options) (*DB, error) {
 	if opts == nil {
 		opts = &Options{}
 	}
 	if opts.MaxConns < 0 {
 		return nil, errors.New("tenancy: open: Options.MaxConns must not be negative")
+	}
+	if slices.Contains(opts.ExtensionSchemas, "") {
+		return nil, errors.New("tenancy: open: Options.ExtensionSchemas has an empty name")
 	}
 	config, err := parseURL(url)
 	if err != nil {
@@ -61,27 +98,64 @@ func Open(ctx context.Context, url string, opts *Options) (*DB, error) {
 		config.MaxConns = opts.MaxConns
 		config.MinConns = min(config.MinConns, opts.MaxConns)
 	}
-	db := &DB{directory: opts.Directory, log: opts.Logger}
+	db := &DB{directory: opts.Directory, limits: opts.Limits, log: opts.Logger, mode: config.ConnConfig.DefaultQueryExecMode}
+	db.described.kept.bound = keptDescriptions
 	if db.log == nil {
 		db.log = slog.New(slog.DiscardHandler)
 	}
-	db.mode = config.ConnConfig.DefaultQueryExecMode
-	switch db.mode {
-	case pgx.QueryExecModeSimpleProtocol:
-		return nil, errors.New("tenancy: open: default_query_exec_mode=simple_protocol lets one string carry several statements: choose exec")
-	case pgx.QueryExecModeCacheStatement:
-		// The other modes are for poolers that don't keep a prepared statement
-		// with the client that prepared it.
-		config.AfterConnect = prepareOwn
+	for _, schema := range opts.ExtensionSchemas {
+		db.pathTail += ", " + pgx.Identifier{schema}.Sanitize()
 	}
+	db.pathTail += ", pg_temp" // or it would be searched first
+	if db.mode == pgx.QueryExecModeSimpleProtocol {
+		return nil, errors.New("tenancy: open: default_query_exec_mode=simple_protocol lets one string carry several statements: choose exec")
+	}
+	if err := db.look(ctx, url, config.ConnConfig); err != nil {
+		return nil, err
+	}
+	config.ConnConfig.DefaultQueryExecMode = db.mode
+	config.AfterConnect = db.afterConnect
 	if db.pool, err = pgxpool.NewWithConfig(ctx, config); err != nil {
 		return nil, fmt.Errorf("tenancy: open: %w", redact(err))
 	}
-	if err := checkRole(ctx, db.pool); err != nil {
+	conn, err := db.pool.Acquire(ctx)
+	if err != nil {
 		db.pool.Close()
-		return nil, err
+		return nil, fmt.Errorf("tenancy: open: %w", redact(err))
+	}
+	conn.Release()
+	if opts.Replica != "" {
+		if db.replica, err = db.openReplica(ctx, opts); err != nil {
+			db.pool.Close()
+			return nil, fmt.Errorf("tenancy: open: %w", err)
+		}
 	}
 	return db, nil
+}
+
+// look connects once to see as whom, and whether there is a pooler.
+func (db *DB) look(ctx context.Context, url string, config *pgx.ConnConfig) error {
+	config = config.Copy()
+	config.DefaultQueryExecMode = pgx.QueryExecModeExec // which any pooler lets pass
+	conn, err := pgx.ConnectConfig(ctx, config)
+	if err != nil {
+		return fmt.Errorf("tenancy: open: %w", redact(err))
+	}
+	defer conn.Close(ctx)
+	if err := checkRole(ctx, conn); err != nil {
+		return err
+	}
+	if err := db.noticePooler(ctx, url, conn.PgConn()); err != nil {
+		return fmt.Errorf("tenancy: open: %w", redact(err))
+	}
+	return nil
+}
+
+// afterConnect makes a new connection fit to be used before anybody waits for
+// its first statement.
+func (db *DB) afterConnect(ctx context.Context, conn *pgx.Conn) error {
+	_, err := db.session(ctx, conn)
+	return err
 }
 
 // ControlConfig returns the configuration of a pool that logs in as the owner
@@ -106,9 +180,14 @@ func parseURL(url string) (*pgxpool.Config, error) {
 }
 
 // Close waits until no statement is running and closes every connection.
-func (db *DB) Close() { db.pool.Close() }
+func (db *DB) Close() {
+	db.pool.Close()
+	if db.replica != nil {
+		db.replica.pool.Close()
+	}
+}
 
-// Stat returns a snapshot of the pool's counters.
+// Stat returns a snapshot of the counters of the pool of the home database.
 func (db *DB) Stat() *pgxpool.Stat { return db.pool.Stat() }
 
 // CheckRoles returns a [*RoleError] if row level security no longer binds the
@@ -117,45 +196,3 @@ func (db *DB) Stat() *pgxpool.Stat { return db.pool.Stat() }
 // which take the database 2 ms, and 25 ms with a thousand tables; run it on
 // every probe unless there are many more.
 func (db *DB) CheckRoles(ctx context.Context) error { return checkRole(ctx, db.pool) }
-
-// route finds out who is calling and the pool that reaches the tenant's rows.
-func (db *DB) route(ctx context.Context) (tenant.ID, *pgxpool.Pool, error) {
-	t, ok := tenant.FromContext(ctx)
-	if !ok {
-		return tenant.ID{}, nil, tenant.ErrNone
-	}
-	if t.ID == Sentinel {
-		return tenant.ID{}, nil, ErrUnknownTenant
-	}
-	if db.directory == nil {
-		return t.ID, db.pool, nil
-	}
-	entry, ok := db.directory.entry(t.ID)
-	if !ok {
-		// It may be a moment old. Whoever got here is authenticated, so that
-		// waiting for the next poll can't be used to wear the database out.
-		if err := db.directory.Sync(ctx); err != nil {
-			return tenant.ID{}, nil, err
-		}
-		if entry, ok = db.directory.entry(t.ID); !ok {
-			return tenant.ID{}, nil, ErrUnknownTenant
-		}
-	}
-	if entry.placement.Tier != TierShared {
-		return tenant.ID{}, nil, fmt.Errorf("tenancy: the tenant's rows are placed in %q, which this pool doesn't reach", entry.placement.Tier)
-	}
-	return t.ID, db.pool, nil
-}
-
-// acquire takes a connection of the pool that reaches the tenant's rows.
-func (db *DB) acquire(ctx context.Context) (tenant.ID, *pgxpool.Conn, error) {
-	id, pool, err := db.route(ctx)
-	if err != nil {
-		return tenant.ID{}, nil, err
-	}
-	conn, err := pool.Acquire(ctx)
-	if err != nil {
-		return tenant.ID{}, nil, redact(err)
-	}
-	return id, conn, nil
-}

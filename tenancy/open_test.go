@@ -21,7 +21,8 @@ func (b *bundle) role(t *testing.T, attributes string) string {
 	t.Helper()
 	name := fmt.Sprintf("app_%s", b.Name)
 	b.superuser(t, fmt.Sprintf(`create role %s login noinherit %s`, name, attributes))
-	b.superuser(t, fmt.Sprintf(`grant select, insert, update, delete on products, stock to %s; grant select on tenant_marker to %[1]s`, name))
+	b.superuser(t, fmt.Sprintf(`grant select, insert, update, delete on products, stock to %s; grant select on tenant_marker to %[1]s;
+grant usage on schema mcpsaas_app to %[1]s; grant execute on all functions in schema mcpsaas_app to %[1]s`, name))
 	return name
 }
 

@@ -2,115 +2,260 @@ package tenancy
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"strings"
+	"sync"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
-// keptStatements is how many of the callers' statements stay prepared on a
-// connection, as many as the driver itself would keep.
-const keptStatements = 512
+// request is a statement as the caller wrote it.
+type request struct {
+	sql  string
+	args []any
 
-// statements are the callers' statements that are prepared on one connection.
-type statements struct {
-	known map[string]*pgconn.StatementDescription // by text
-	order []string                                // the oldest first
-	stale []string                                // to be dropped
+	mode    pgx.QueryExecMode // zero for the handle's
+	formats pgx.QueryResultFormats
+	byOID   pgx.QueryResultFormatsByOID
+	fresh   bool // what is known of it is wrong
 }
 
-// statementsKey is where a connection keeps its statements.
-const statementsKey = "mcpsaas.statements"
-
-func statementsOf(conn *pgx.Conn) *statements {
-	custom := conn.PgConn().CustomData()
-	s, ok := custom[statementsKey].(*statements)
-	if !ok {
-		s = &statements{known: make(map[string]*pgconn.StatementDescription)}
-		custom[statementsKey] = s
+// options takes the driver's options from the arguments.
+func (q *request) options() error {
+	for len(q.args) > 0 {
+		switch arg := q.args[0].(type) {
+		case pgx.QueryExecMode:
+			if arg == pgx.QueryExecModeSimpleProtocol {
+				return errors.New("tenancy: the simple protocol would let one string carry several statements")
+			}
+			q.mode = arg
+		case pgx.QueryResultFormats:
+			q.formats = arg
+		case pgx.QueryResultFormatsByOID:
+			q.byOID = arg
+		default:
+			return nil
+		}
+		q.args = q.args[1:]
 	}
-	return s
+	return nil
 }
 
-// prepare makes sql and its arguments fit to travel in one batch behind
-// statements of our own. The first use of a text on a connection takes a round
-// trip, as it does with the driver.
+// statement is one that is fit to travel in a batch behind statements of ours:
+// its arguments are encoded.
 //
 // The driver could prepare and encode as it sends the batch. But then an
 // argument that can't be encoded, such as a number too large for its column,
 // costs the connection, because part of the batch is on its way already; and
 // an error of the server costs the statement, and a round trip to drop it.
-func (db *DB) prepare(ctx context.Context, conn *pgx.Conn, sql string, args []any) (string, []any, error) {
-	if len(args) > 0 {
-		if rewriter, ok := args[0].(pgx.QueryRewriter); ok {
+type statement struct {
+	sql         string
+	description *pgconn.StatementDescription // nil: the server is to guess the types
+	cached      bool                         // the description is not of this moment
+
+	values                   [][]byte
+	paramFormats, rowFormats []int16
+}
+
+// queue appends the statement to a batch.
+func (s *statement) queue(batch *pgconn.Batch) {
+	switch d := s.description; {
+	case d == nil:
+		batch.ExecParams(s.sql, s.values, nil, s.paramFormats, s.rowFormats)
+	case d.Name == "":
+		batch.ExecParams(s.sql, s.values, d.ParamOIDs, s.paramFormats, s.rowFormats)
+	default:
+		batch.ExecStatement(d, s.values, s.paramFormats, s.rowFormats)
+	}
+}
+
+// described is what a description of a statement holds for: the same text is another
+// statement in another schema, and types have other numbers in another database.
+type described struct{ database, schema, sql string }
+
+// keptDescriptions is how many descriptions are kept, of a kilobyte or so each:
+// of 500 schemas with 32 statements.
+const keptDescriptions = 16_384
+
+// descriptions are those of statements that aren't prepared by a name.
+type descriptions struct {
+	mu   sync.Mutex
+	kept lru[described]
+}
+
+func (d *descriptions) get(key described) (*pgconn.StatementDescription, bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.kept.get(key)
+}
+
+func (d *descriptions) put(key described, description *pgconn.StatementDescription) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.kept.put(key, description)
+}
+
+func (d *descriptions) drop(key described) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.kept.drop(key)
+}
+
+// fit makes the callers' statements fit to be sent. begun says that the
+// connection is in a transaction of the tenant's already. An error of the
+// statements' own is returned as it is.
+//
+// On a direct connection to the shared tables a statement stays prepared by a
+// name. In a schema it doesn't, since each of a thousand schemas would have a
+// statement of its own on each connection; nor behind a pooler, which hands the
+// next transaction to another server process. There a statement is described
+// once, in a round trip of its own, and parsed each time with the types that it
+// was found to have, so that its arguments are encoded as everywhere else.
+func (db *DB) fit(ctx context.Context, conn *pgx.Conn, s *session, r route, begun bool, requests []request) ([]statement, error) {
+	fitted := make([]statement, len(requests))
+	var unknown []int
+	s.retired, s.stale = append(s.retired, s.stale...), nil
+	for i := range requests {
+		q, st := &requests[i], &fitted[i]
+		if len(q.args) > 0 {
+			if rewriter, ok := q.args[0].(pgx.QueryRewriter); ok {
+				var err error
+				if q.sql, q.args, err = rewriter.RewriteQuery(ctx, conn, q.sql, q.args[1:]); err != nil {
+					return nil, fmt.Errorf("rewrite query failed: %w", err)
+				}
+			}
+		}
+		st.sql = q.sql
+		if q.fresh {
+			db.forget(s, r, q.sql)
+		}
+		mode := q.mode
+		if mode == 0 {
+			mode = db.mode
+		}
+		switch {
+		case mode == pgx.QueryExecModeExec:
+		case s.named && r.schema == "" && mode == pgx.QueryExecModeCacheStatement:
 			var err error
-			if sql, args, err = rewriter.RewriteQuery(ctx, conn, sql, args[1:]); err != nil {
-				return "", nil, err
+			_, st.cached = s.kept.get(q.sql)
+			if st.description, err = s.keep(ctx, conn.PgConn(), q.sql); err != nil {
+				return nil, err
+			}
+		default:
+			if mode != pgx.QueryExecModeDescribeExec {
+				st.description, st.cached = db.described.get(described{r.database, r.schema, q.sql})
+			}
+			if st.description == nil {
+				unknown = append(unknown, i)
 			}
 		}
 	}
-	var description *pgconn.StatementDescription
-	switch db.mode {
-	case pgx.QueryExecModeCacheStatement:
-		var err error
-		if description, err = statementsOf(conn).prepare(ctx, conn, sql); err != nil {
-			return "", nil, err
-		}
-	case pgx.QueryExecModeExec: // encodes without a description
-	default:
-		return sql, args, nil
-	}
-	var builder pgx.ExtendedQueryBuilder
-	if err := builder.Build(conn.TypeMap(), description, args); err != nil {
-		return "", nil, err
-	}
-	return sql, args, nil
-}
-
-func (s *statements) prepare(ctx context.Context, conn *pgx.Conn, sql string) (*pgconn.StatementDescription, error) {
-	for len(s.stale) > 0 {
-		if err := conn.Deallocate(ctx, s.stale[0]); err != nil {
+	if len(unknown) > 0 {
+		if err := db.describe(ctx, conn, s, r, begun, fitted, unknown); err != nil {
 			return nil, err
 		}
-		s.stale = s.stale[1:]
 	}
-	if description, ok := s.known[sql]; ok {
-		return description, nil
-	}
-	// A name that is the text makes the driver find the statement by its text.
-	description, err := conn.Prepare(ctx, sql, sql)
-	if err != nil {
-		return nil, err
-	}
-	s.known[sql] = description
-	s.order = append(s.order, sql)
-	if len(s.order) > keptStatements {
-		s.forget(s.order[0])
-	}
-	return description, nil
-}
-
-// forget has sql prepared anew when it is used again.
-func (s *statements) forget(sql string) {
-	if _, ok := s.known[sql]; !ok {
-		return
-	}
-	delete(s.known, sql)
-	s.stale = append(s.stale, sql)
-	for i, other := range s.order {
-		if other == sql {
-			s.order = append(s.order[:i], s.order[i+1:]...)
-			break
+	for i := range fitted {
+		if err := fitted[i].encode(conn, &requests[i]); err != nil {
+			return nil, err
 		}
 	}
+	return fitted, nil
 }
 
-// failed looks at an error of sql, and forgets the statement if the cause may
-// be that a table has changed since it was prepared. What a tenant can bring
-// about at will, such as a violated constraint or policy, is not among them.
-func (s *statements) failed(sql string, err error) {
+func (s *statement) encode(conn *pgx.Conn, q *request) error {
+	if s.description != nil && len(s.description.ParamOIDs) != len(q.args) {
+		return fmt.Errorf("expected %d arguments, got %d", len(s.description.ParamOIDs), len(q.args))
+	}
+	var builder pgx.ExtendedQueryBuilder
+	if err := builder.Build(conn.TypeMap(), s.description, q.args); err != nil {
+		return err
+	}
+	s.values, s.paramFormats, s.rowFormats = builder.ParamValues, builder.ParamFormats, builder.ResultFormats
+	switch {
+	case q.byOID != nil && s.description != nil:
+		s.rowFormats = make([]int16, len(s.description.Fields))
+		for i, field := range s.description.Fields {
+			s.rowFormats[i] = q.byOID[field.DataTypeOID]
+		}
+	case q.formats != nil:
+		s.rowFormats = q.formats
+	}
+	return nil
+}
+
+// describe asks the server for the types of some of the statements, as the
+// tenant.
+func (db *DB) describe(ctx context.Context, conn *pgx.Conn, s *session, r route, begun bool, fitted []statement, unknown []int) error {
+	pipeline := conn.PgConn().StartPipeline(ctx)
+	if !begun {
+		enter := s.enter(db, r)
+		if enter.description != nil {
+			pipeline.SendQueryStatement(enter.description, enter.values, nil, nil)
+		} else {
+			pipeline.SendQueryParams(enter.sql, enter.values, nil, nil, nil)
+		}
+	}
+	for _, i := range unknown {
+		pipeline.SendPrepare("", fitted[i].sql, nil)
+	}
+	if err := pipeline.Sync(); err != nil {
+		return err
+	}
+	if !begun {
+		if err := entered(pipeline); err != nil {
+			pipeline.Close()
+			return db.entering(conn, s, r, err)
+		}
+	}
+	for _, i := range unknown {
+		description, err := descriptionFrom(pipeline)
+		if err != nil {
+			pipeline.Close()
+			return err
+		}
+		description.SQL = fitted[i].sql
+		fitted[i].description = description
+		db.described.put(described{r.database, r.schema, description.SQL}, description)
+	}
+	return pipeline.Close()
+}
+
+func entered(pipeline *pgconn.Pipeline) error {
+	result, err := pipeline.GetResults()
+	if err != nil {
+		return err
+	}
+	reader, ok := result.(*pgconn.ResultReader)
+	if !ok {
+		return fmt.Errorf("tenancy: the context was answered by %T instead of its result", result)
+	}
+	_, err = reader.Close()
+	return err
+}
+
+// failed looks at an error of a statement, and forgets what was known of it if
+// the cause may be that a table has changed since. What a tenant can bring about
+// at will, such as a violated constraint or policy, is not among them. It
+// reports whether the statement may do better when it is described anew.
+func (db *DB) failed(s *session, r route, st *statement, err error) bool {
+	if st.description == nil {
+		return false
+	}
 	code := sqlState(err)
-	if code == "0A000" || strings.HasPrefix(code, "42") && code != "42501" {
-		s.forget(sql)
+	changed := code == "0A000" || code == "08P01" // feature_not_supported, protocol_violation
+	if !changed && !(strings.HasPrefix(code, "42") && code != stateDenied) {
+		return false
+	}
+	db.forget(s, r, st.sql)
+	return changed && st.cached
+}
+
+func (db *DB) forget(s *session, r route, sql string) {
+	db.described.drop(described{r.database, r.schema, sql})
+	if d := s.kept.drop(sql); d != nil {
+		s.stale = append(s.stale, d.Name)
 	}
 }

@@ -7,6 +7,8 @@ import (
 	"strings"
 
 	"github.com/jackc/pgx/v5"
+
+	"github.com/mcpsaas/mcpsaas/tenancy/tenant"
 )
 
 // RoleError says why row level security would not bind a role, or not hold
@@ -153,8 +155,11 @@ func checkRole(ctx context.Context, q querier) error {
 	if err != nil {
 		return err
 	}
+	signed := slices.ContainsFunc(tables, func(t reachableTable) bool {
+		return slices.Equal(t.id, pgx.Identifier{"public", "tenant_marker"}) && t.isSigned()
+	})
 	for _, t := range tables {
-		faults = append(faults, t.faults(append([]string{role}, reach...))...)
+		faults = append(faults, t.faults(append([]string{role}, reach...), signed)...)
 	}
 	if len(faults) > 0 {
 		return &RoleError{Role: role, Faults: faults}
@@ -173,6 +178,12 @@ type reachableTable struct {
 	partition bool
 	excess    bool // may truncate, reference or attach triggers
 	policies  []policy
+}
+
+// isSigned reports whether the table's policies want a signed context: the
+// marker's say so for all.
+func (t reachableTable) isSigned() bool {
+	return slices.ContainsFunc(t.policies, func(p policy) bool { return p.Name == shapeOf(tenant.ID{}, true, true).guardName() })
 }
 
 func reachableTables(ctx context.Context, q querier, reach []string) ([]reachableTable, error) {
@@ -206,7 +217,7 @@ func grantees(roles ...string) string {
 	return strings.Join(list, ", ")
 }
 
-func (t reachableTable) faults(roles []string) []Fault {
+func (t reachableTable) faults(roles []string, signed bool) []Fault {
 	var faults []Fault
 	add := func(class, detail, mend string) {
 		faults = append(faults, Fault{Class: class, Detail: strings.Join(t.id, ".") + ": " + detail, Mend: mend})
@@ -239,7 +250,11 @@ func (t reachableTable) faults(roles []string) []Fault {
 	case !t.forced:
 		add("not_forced", "row level security is not forced on the owner", fmt.Sprintf("alter table %s force row level security;", table))
 	}
-	if p := tenantTable(t.id, false); !p.intact(t.policies) {
+	p := tenantTable(t.id, signed)
+	if owner := schemaOwner(t.id[0]); !owner.IsZero() {
+		p = schemaTable(owner, t.id[1], true, signed)
+	}
+	if !p.intact(t.policies) {
 		add("policies", "the generated policies are missing or were changed", p.mend())
 	}
 	return faults

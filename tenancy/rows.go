@@ -1,6 +1,10 @@
 package tenancy
 
 import (
+	"cmp"
+	"errors"
+	"slices"
+
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgtype"
@@ -10,18 +14,34 @@ import (
 // reports its error as theirs.
 type rows struct {
 	pgx.Rows
+	conn   *pgx.Conn // nil in one shot
 	done   func() error
+	fields []pgconn.FieldDescription // once closed
 	closed bool
 	err    error
 }
 
 func (r *rows) Close() {
-	r.Rows.Close()
-	if !r.closed {
-		r.closed = true
-		r.err = r.done()
+	if r.closed {
+		return
 	}
+	r.closed = true
+	// They are the connection's, which has them overwritten by its next user.
+	r.fields = slices.Clone(r.Rows.FieldDescriptions())
+	r.Rows.Close()
+	r.err = r.done()
 }
+
+func (r *rows) FieldDescriptions() []pgconn.FieldDescription {
+	if r.closed {
+		return r.fields
+	}
+	return r.Rows.FieldDescriptions()
+}
+
+// Conn returns the transaction's connection. A one-shot statement has none to
+// show.
+func (r *rows) Conn() *pgx.Conn { return r.conn }
 
 func (r *rows) Err() error {
 	// done's verdict first: it knows of tampering, and of what the statement's
@@ -41,6 +61,9 @@ func (r *rows) Next() bool {
 }
 
 func (r *rows) Scan(dest ...any) error {
+	if r.closed {
+		return cmp.Or(r.Err(), errClosed)
+	}
 	err := r.Rows.Scan(dest...)
 	if err != nil {
 		r.Close()
@@ -48,7 +71,12 @@ func (r *rows) Scan(dest ...any) error {
 	return err
 }
 
+var errClosed = errors.New("tenancy: the rows are closed")
+
 func (r *rows) Values() ([]any, error) {
+	if r.closed {
+		return nil, cmp.Or(r.Err(), errClosed)
+	}
 	values, err := r.Rows.Values()
 	if err != nil {
 		r.Close()

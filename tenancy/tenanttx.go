@@ -3,7 +3,6 @@ package tenancy
 import (
 	"context"
 	"errors"
-	"strconv"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -17,7 +16,9 @@ const cleanupTimeout = 5 * time.Second
 // error, or the panic, is the caller's.
 //
 // The transaction begins with fn's first statement, in the same round trip: n
-// statements take n+1, and none takes no connection. What fn gets is a whole
+// statements take n+1, and none takes no connection. It runs where the tenant's
+// rows live; should they be moved just then, the first statement is sent again to
+// where they are now. What fn gets is a whole
 // [pgx.Tx], with four differences. A string of several statements is refused
 // with or without arguments. CopyFrom can't work, because PostgreSQL refuses
 // COPY FROM under row level security: use [BulkInsert]. LargeObjects fails,
@@ -40,12 +41,16 @@ type TxOptions struct {
 	// Defaults to the database's own, usually read committed.
 	IsoLevel pgx.TxIsoLevel
 
+	// Replica reads what may be a moment old, as [Reader] does, and refuses every
+	// write.
+	Replica bool
+
 	// StatementTimeout limits each statement, to the millisecond.
-	// Defaults to the connection's own.
+	// Defaults to that of Options.Limits.
 	StatementTimeout time.Duration
 
 	// LockTimeout limits each wait for a lock, to the millisecond.
-	// Defaults to the connection's own.
+	// Defaults to that of Options.Limits.
 	LockTimeout time.Duration
 }
 
@@ -55,22 +60,25 @@ func (o TxOptions) validate() error {
 	default:
 		return errors.New("tenancy: transaction: TxOptions.IsoLevel is none of pgx's")
 	}
+	if o.Replica && o.IsoLevel == pgx.Serializable {
+		return errors.New("tenancy: transaction: a replica has no serializable transactions: choose repeatable read")
+	}
 	if o.StatementTimeout < 0 || o.LockTimeout < 0 {
 		return errors.New("tenancy: transaction: TxOptions.StatementTimeout and TxOptions.LockTimeout must not be negative")
 	}
 	return nil
 }
 
-func (o TxOptions) limited() bool { return o.StatementTimeout > 0 || o.LockTimeout > 0 }
-
-// milliseconds renders a limit for set_config; nil leaves it as it is. A limit
-// below a millisecond is one, because zero would be none.
-func milliseconds(d time.Duration) *string {
-	if d == 0 {
-		return nil
+// begin returns the statement that begins the transaction.
+func (o TxOptions) begin() string {
+	sql := beginSQL
+	if o.IsoLevel != "" {
+		sql += " isolation level " + string(o.IsoLevel)
 	}
-	s := strconv.FormatInt(max(d.Milliseconds(), 1), 10)
-	return &s
+	if o.ReadOnly || o.Replica {
+		sql += " read only"
+	}
+	return sql
 }
 
 // Tx is [TenantTx] with options.
@@ -78,11 +86,12 @@ func (db *DB) Tx(ctx context.Context, opts TxOptions, fn func(ctx context.Contex
 	if err := opts.validate(); err != nil {
 		return err
 	}
-	id, pool, err := db.route(ctx)
+	want := route{replica: opts.Replica, limits: Limits{opts.StatementTimeout, opts.LockTimeout}}
+	r, err := db.find(ctx, want)
 	if err != nil {
 		return err
 	}
-	t := &lazyTx{db: db, pool: pool, id: id.String(), opts: opts, ctx: ctx}
+	t := &lazyTx{db: db, route: r, begin: opts.begin(), ctx: ctx}
 	returned := false
 	defer func() {
 		if !returned { // fn panicked: the panic goes on after this

@@ -1,0 +1,158 @@
+package tenancy
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+)
+
+// keptStatements is how many of the callers' statements stay prepared on a
+// connection, as many as the driver itself would keep.
+const keptStatements = 512
+
+// session is what is known of a connection.
+type session struct {
+	// pooler is set for one that leads to a pooler, which may hand each
+	// transaction to another server process.
+	pooler bool
+
+	// path is the search_path to set behind a pooler, for another of its clients
+	// may have set one for the session.
+	path string
+
+	checked bool // the role, where that isn't done when the pool is opened
+
+	// named is set if statements stay prepared by a name, ours by their text in
+	// ours and the callers' in kept.
+	named bool
+	ours  map[string]*pgconn.StatementDescription
+	kept  lru[string]
+	count int // of names so far
+
+	// Names to be dropped with the next one that is prepared. What is stale may
+	// be about to be sent once more.
+	stale, retired []string
+}
+
+const sessionKey = "mcpsaas.session"
+
+// prepared are the statements of ours that a connection prepares when it is
+// opened. Others are rare.
+var prepared = []string{
+	enterTexts[0], enterTexts[setLimits], enterTexts[setPath|setRole], enterTexts[setLimits|setPath|setRole],
+	leaveSQL, beginSQL, commitSQL,
+}
+
+const (
+	beginSQL  = "begin"
+	commitSQL = "commit"
+)
+
+// session returns what is known of a connection. On its first use that takes a
+// round trip or two.
+func (db *DB) session(ctx context.Context, conn *pgx.Conn) (*session, error) {
+	custom := conn.PgConn().CustomData()
+	if s, ok := custom[sessionKey].(*session); ok {
+		return s, nil
+	}
+	s := &session{}
+	var err error
+	if s.pooler, err = behindPooler(ctx, conn.PgConn()); err != nil {
+		return nil, err
+	}
+	if s.pooler {
+		if s.path, err = defaultPath(ctx, conn.PgConn()); err != nil {
+			return nil, err
+		}
+	} else if db.mode == pgx.QueryExecModeCacheStatement {
+		if err := s.prepare(ctx, conn.PgConn()); err != nil {
+			return nil, err
+		}
+	}
+	custom[sessionKey] = s
+	return s, nil
+}
+
+// prepare has the server keep our own statements, by a name: an unnamed one
+// would be parsed again each time.
+func (s *session) prepare(ctx context.Context, conn *pgconn.PgConn) error {
+	s.named = true
+	s.kept.bound = keptStatements
+	s.ours = make(map[string]*pgconn.StatementDescription, len(prepared))
+	pipeline := conn.StartPipeline(ctx)
+	for i, sql := range prepared {
+		pipeline.SendPrepare(fmt.Sprintf("mcpsaas_own_%d", i), sql, nil)
+	}
+	if err := pipeline.Sync(); err != nil {
+		return err
+	}
+	for i, sql := range prepared {
+		description, err := descriptionFrom(pipeline)
+		if err != nil {
+			pipeline.Close()
+			return unfit(err)
+		}
+		description.Name, description.SQL = fmt.Sprintf("mcpsaas_own_%d", i), sql
+		s.ours[sql] = description
+	}
+	return pipeline.Close()
+}
+
+// own returns a statement of ours, whose arguments are text.
+func (s *session) own(sql string, values ...[]byte) statement {
+	return statement{sql: sql, description: s.ours[sql], values: values}
+}
+
+// keep prepares the caller's statement on the connection, if it isn't yet: the
+// first use of a text on a connection takes a round trip, as it does with the
+// driver.
+func (s *session) keep(ctx context.Context, conn *pgconn.PgConn, sql string) (*pgconn.StatementDescription, error) {
+	if description, ok := s.kept.get(sql); ok {
+		return description, nil
+	}
+	s.count++
+	name := fmt.Sprintf("mcpsaas_%d", s.count)
+	pipeline := conn.StartPipeline(ctx)
+	for _, old := range s.retired {
+		pipeline.SendDeallocate(old)
+	}
+	pipeline.SendPrepare(name, sql, nil)
+	if err := pipeline.Sync(); err != nil {
+		return nil, err
+	}
+	for range s.retired {
+		if _, err := pipeline.GetResults(); err != nil {
+			pipeline.Close()
+			return nil, err
+		}
+	}
+	s.retired = nil
+	description, err := descriptionFrom(pipeline)
+	closeErr := pipeline.Close()
+	switch {
+	case err != nil:
+		return nil, err
+	case closeErr != nil:
+		return nil, closeErr
+	}
+	description.Name, description.SQL = name, sql
+	if dropped := s.kept.put(sql, description); dropped != nil {
+		s.stale = append(s.stale, dropped.Name)
+	}
+	return description, nil
+}
+
+// descriptionFrom reads the answer to one SendPrepare.
+func descriptionFrom(pipeline *pgconn.Pipeline) (*pgconn.StatementDescription, error) {
+	result, err := pipeline.GetResults()
+	if err != nil {
+		return nil, err
+	}
+	description, ok := result.(*pgconn.StatementDescription)
+	if !ok {
+		return nil, fmt.Errorf("tenancy: a statement was answered by %T instead of its description", result)
+	}
+	return description, nil
+}
