@@ -54,7 +54,8 @@ func TestCanaryCatches(t *testing.T) {
 		"superuser": {role: func(*world) string { return "postgres" }, want: "markers"},
 		"bypassrls": {role: func(w *world) string {
 			role := "bypass_" + w.db.Name
-			w.superuser(fmt.Sprintf(`create role %s login bypassrls; grant select on public.tenant_marker to %s`, role, role))
+			w.superuser(fmt.Sprintf(`create role %[1]s login bypassrls; grant select on public.tenant_marker to %[1]s;
+grant usage on schema mcpsaas_app to %[1]s; grant execute on all functions in schema mcpsaas_app to %[1]s`, role))
 			w.t.Cleanup(func() {
 				conn, err := pgx.Connect(context.Background(), w.db.Superuser)
 				require.NoError(w.t, err)

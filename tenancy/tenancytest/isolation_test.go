@@ -76,7 +76,8 @@ func open(t *testing.T) (*devtest.Database, *tenancy.DB, string) {
 	// A role of the test's own, because roles belong to the whole cluster.
 	role := "app_" + d.Name
 	_, err := d.Conn(t, "postgres").Exec(t.Context(), fmt.Sprintf(`create role %s login noinherit;
-grant select, insert, update, delete on products, orders to %[1]s; grant select on tenant_marker to %[1]s`, role))
+grant select, insert, update, delete on products, orders to %[1]s; grant select on tenant_marker to %[1]s;
+grant usage on schema mcpsaas_app to %[1]s; grant execute on all functions in schema mcpsaas_app to %[1]s`, role))
 	require.NoError(t, err)
 	db, err := tenancy.Open(t.Context(), d.As(role), nil)
 	require.NoError(t, err)
