@@ -47,31 +47,32 @@ select row_security_active('{marker}')::int, count(*), count(*) filter (where te
 	exists (select from {marker} where tenant_id = $2::uuid)::int
 from (select tenant_id from {marker} limit 3) m`
 
-	// setSQL sets a context over another one, which no statement of a tenant
-	// goes by.
-	setSQL = `select set_config('` + Setting + `', $1, true)`
+	// setSQL sets a context over another one, which no statement of a tenant goes
+	// by; setBothSQL sets its token, too.
+	setSQL     = `select set_config('` + Setting + `', $1, true)`
+	setBothSQL = `select set_config('` + Setting + `', $1, true), set_config('` + tokenSetting + `', $2, true)`
 
 	// reachSQL counts the rows of a table that should be out of reach, with what
-	// context there is and with the sentinel's, and leaves the context as the
-	// sentinel's. Being refused is what it hopes for.
+	// context there is and with the sentinel's. Being refused is what it hopes for.
 	reachSQL = `do $$
 declare
 	seen pg_catalog.int8 := 0;
 	n pg_catalog.int8;
 	own pg_catalog.text := pg_catalog.current_setting('` + Setting + `', true);
+	own_token pg_catalog.text := pg_catalog.current_setting('` + tokenSetting + `', true);
 begin
 	begin
 		select pg_catalog.count(*) into n from (select from {table} limit 3) m;
 		seen := n;
 	exception when insufficient_privilege then null;
 	end;
-	perform pg_catalog.set_config('` + Setting + `', '{sentinel}', true);
+	perform pg_catalog.set_config('` + Setting + `', '{sentinel}', true), pg_catalog.set_config('` + tokenSetting + `', '{token}', true);
 	begin
 		select pg_catalog.count(*) into n from (select from {table} limit 3) m;
 		seen := seen operator(pg_catalog.+) n;
 	exception when insufficient_privilege then null;
 	end;
-	perform pg_catalog.set_config('` + Setting + `', coalesce(own, ''), true);
+	perform pg_catalog.set_config('` + Setting + `', coalesce(own, ''), true), pg_catalog.set_config('` + tokenSetting + `', coalesce(own_token, ''), true);
 	perform pg_catalog.set_config('mcpsaas.reach', seen::pg_catalog.text, true);
 end $$`
 
@@ -111,14 +112,17 @@ func (db *DB) canary(ctx context.Context, r route) error {
 	}
 	defer l.Release()
 	const shared = "public.tenant_marker"
-	marker, id, sentinel := shared, []byte(r.id), []byte(Sentinel.String())
+	marker, id, sentinel, token := shared, []byte(r.id), []byte(Sentinel.String()), []byte{}
+	if db.signer != nil {
+		token = []byte(db.signer.token(Sentinel))
+	}
 	// Seeing no sentinel means something only if there is one to see.
-	before := []statement{{sql: countSQL}, {sql: setSQL, values: [][]byte{sentinel}}, {sql: countSQL}, {sql: setSQL, values: [][]byte{{}}}}
+	before := []statement{{sql: countSQL}, {sql: setBothSQL, values: [][]byte{sentinel, token}}, {sql: countSQL}, {sql: setBothSQL, values: [][]byte{{}, {}}}}
 	var after []statement
 	if r.schema != "" {
 		marker = "tenant_marker" // as the tenant's statements name it
-		before = append(before, reach(pgx.Identifier{r.schema, marker}.Sanitize())...)
-		after = reach(shared)
+		before = append(before, reach(pgx.Identifier{r.schema, marker}.Sanitize(), token)...)
+		after = reach(shared, token)
 	}
 	inside := statement{sql: strings.ReplaceAll(insideSQL, "{marker}", marker), values: [][]byte{id, sentinel}}
 
@@ -167,8 +171,8 @@ func (db *DB) canary(ctx context.Context, r route) error {
 
 // reach returns the statements that count what can be seen of a table that should
 // be out of reach.
-func reach(table string) []statement {
-	sql := strings.NewReplacer("{table}", table, "{sentinel}", Sentinel.String()).Replace(reachSQL)
+func reach(table string, token []byte) []statement {
+	sql := strings.NewReplacer("{table}", table, "{sentinel}", Sentinel.String(), "{token}", string(token)).Replace(reachSQL)
 	return []statement{{sql: sql}, {sql: reachedSQL}}
 }
 

@@ -97,7 +97,7 @@ func TestTenantsAreWritten(t *testing.T) {
 	}))
 	require.NoError(t, within(func(tx pgx.Tx) error {
 		got, err := tenancy.LockTenant(ctx, tx, r.ID)
-		r.Status = tenant.Active
+		r.Status, r.Placement.Tier, r.Epoch = tenant.Active, tenancy.TierShared, 1
 		require.Equal(t, r, got)
 		return err
 	}))

@@ -58,6 +58,7 @@ type setting int
 
 const (
 	setLimits setting = 1 << iota
+	setToken
 	setPath
 	setRole
 	setReadOnly
@@ -78,6 +79,9 @@ var enterTexts = func() (texts [anySetting]string) {
 			add(limitSQL, "statement_timeout")
 			add(limitSQL, "lock_timeout")
 		}
+		if what&setToken != 0 {
+			add(settingSQL, tokenSetting)
+		}
 		if what&setPath != 0 {
 			add(settingSQL, "search_path")
 		}
@@ -95,10 +99,14 @@ var enterTexts = func() (texts [anySetting]string) {
 // enter returns the statement that makes a transaction the tenant's.
 func (s *session) enter(db *DB, r route) statement {
 	var what setting
-	values := append(make([][]byte, 0, 6), []byte(r.id), strconv.AppendInt(nil, r.epoch, 10))
+	values := append(make([][]byte, 0, 7), []byte(r.id), strconv.AppendInt(nil, r.epoch, 10))
 	if r.limits.limited() {
 		what |= setLimits
 		values = append(values, milliseconds(r.limits.StatementTimeout), milliseconds(r.limits.LockTimeout))
+	}
+	if db.signer != nil {
+		what |= setToken
+		values = append(values, []byte(db.signer.token(r.tenant)))
 	}
 	if path := s.pathFor(db, r); path != "" {
 		what |= setPath

@@ -31,6 +31,11 @@ type Options struct {
 	// Defaults to none but the connection's own.
 	Limits func(tenant.Tenant) Limits
 
+	// Signer signs the context of each transaction, for databases whose policies
+	// want that: see [SignContext].
+	// Defaults to none.
+	Signer *Signer
+
 	// Replica is the URL of a read replica of the home database, for [Reader]
 	// and TxOptions.Replica. It may be away.
 	// Defaults to none: the primary is asked.
@@ -56,6 +61,7 @@ type DB struct {
 	replica   *replica
 	directory *Directory
 	limits    func(tenant.Tenant) Limits
+	signer    *Signer
 	log       *slog.Logger
 	mode      pgx.QueryExecMode
 	pathTail  string // of a search_path that begins with a tenant's own schema
@@ -98,7 +104,7 @@ func Open(ctx context.Context, url string, opts *Options) (*DB, error) {
 		config.MaxConns = opts.MaxConns
 		config.MinConns = min(config.MinConns, opts.MaxConns)
 	}
-	db := &DB{directory: opts.Directory, limits: opts.Limits, log: opts.Logger, mode: config.ConnConfig.DefaultQueryExecMode}
+	db := &DB{directory: opts.Directory, limits: opts.Limits, signer: opts.Signer, log: opts.Logger, mode: config.ConnConfig.DefaultQueryExecMode}
 	db.described.kept.bound = keptDescriptions
 	if db.log == nil {
 		db.log = slog.New(slog.DiscardHandler)

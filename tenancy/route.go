@@ -25,7 +25,8 @@ type databases interface {
 
 // route leads to a tenant's rows.
 type route struct {
-	id       string
+	tenant   tenant.ID
+	id       string // the same
 	epoch    int64  // of the placement; zero for a router that knows of none
 	database string // reference of a database of its own; empty for the home database
 	schema   string // the tenant's own, and its role; empty for the shared tables
@@ -47,7 +48,7 @@ func (db *DB) find(ctx context.Context, want route) (route, error) {
 		return route{}, ErrUnknownTenant
 	}
 	r := want
-	r.id, r.epoch, r.schema, r.database = t.ID.String(), 0, "", ""
+	r.tenant, r.id, r.epoch, r.schema, r.database = t.ID, t.ID.String(), 0, "", ""
 	if db.directory != nil {
 		e, ok := db.directory.entry(t.ID)
 		if !ok {

@@ -38,11 +38,17 @@ type session struct {
 
 const sessionKey = "mcpsaas.session"
 
-// prepared are the statements of ours that a connection prepares when it is
+// prepared returns the statements of ours that a connection prepares when it is
 // opened. Others are rare.
-var prepared = []string{
-	enterTexts[0], enterTexts[setLimits], enterTexts[setPath|setRole], enterTexts[setLimits|setPath|setRole],
-	leaveSQL, beginSQL, commitSQL,
+func (db *DB) prepared() []string {
+	var always setting
+	if db.signer != nil {
+		always = setToken
+	}
+	return []string{
+		enterTexts[always], enterTexts[always|setLimits], enterTexts[always|setPath|setRole], enterTexts[always|setLimits|setPath|setRole],
+		leaveSQL, beginSQL, commitSQL,
+	}
 }
 
 const (
@@ -67,7 +73,7 @@ func (db *DB) session(ctx context.Context, conn *pgx.Conn) (*session, error) {
 			return nil, err
 		}
 	} else if db.mode == pgx.QueryExecModeCacheStatement {
-		if err := s.prepare(ctx, conn.PgConn()); err != nil {
+		if err := s.prepare(ctx, conn.PgConn(), db.prepared()); err != nil {
 			return nil, err
 		}
 	}
@@ -77,18 +83,18 @@ func (db *DB) session(ctx context.Context, conn *pgx.Conn) (*session, error) {
 
 // prepare has the server keep our own statements, by a name: an unnamed one
 // would be parsed again each time.
-func (s *session) prepare(ctx context.Context, conn *pgconn.PgConn) error {
+func (s *session) prepare(ctx context.Context, conn *pgconn.PgConn, texts []string) error {
 	s.named = true
 	s.kept.bound = keptStatements
-	s.ours = make(map[string]*pgconn.StatementDescription, len(prepared))
+	s.ours = make(map[string]*pgconn.StatementDescription, len(texts))
 	pipeline := conn.StartPipeline(ctx)
-	for i, sql := range prepared {
+	for i, sql := range texts {
 		pipeline.SendPrepare(fmt.Sprintf("mcpsaas_own_%d", i), sql, nil)
 	}
 	if err := pipeline.Sync(); err != nil {
 		return err
 	}
-	for i, sql := range prepared {
+	for i, sql := range texts {
 		description, err := descriptionFrom(pipeline)
 		if err != nil {
 			pipeline.Close()
