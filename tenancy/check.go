@@ -5,8 +5,6 @@ import (
 	"fmt"
 	"sync"
 	"time"
-
-	"github.com/jackc/pgx/v5/pgxpool"
 )
 
 // queueGauge remembers the pool's counters of the last check.
@@ -20,10 +18,9 @@ type queueGauge struct {
 // last call: all their waiting, divided by the time that has passed (Little's
 // law). One that waits at this instant says nothing, nor does a connection
 // that took long to open; a queue that never empties does.
-func (g *queueGauge) length(now time.Time, stat *pgxpool.Stat) float64 {
+func (g *queueGauge) length(now time.Time, total time.Duration) float64 {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	total := stat.EmptyAcquireWaitTime()
 	waited, passed := total-g.total, now.Sub(g.at)
 	g.total, g.at = total, now
 	if passed <= 0 {
@@ -44,14 +41,19 @@ func (e *poolError) Is(target error) bool { return target == ErrPoolExhausted }
 func (e *poolError) HealthDegraded() bool { return true }
 func (e *poolError) HealthClass() string  { return "timeout" }
 
-// Check fails when the database doesn't answer, and with [ErrPoolExhausted]
-// when at least one caller on average has been waiting for a connection since
-// the check before: the pool is smaller than its load.
+// Check fails when the home database doesn't answer, and with
+// [ErrPoolExhausted] when at least one caller on average has been waiting for a
+// connection since the check before: the pool, or the budget of
+// [Options.Databases], is smaller than its load. A tenant that waits because it
+// has as many connections of its own as it may is nobody else's concern.
 func (db *DB) Check(ctx context.Context) error {
 	if err := db.pool.Ping(ctx); err != nil {
 		return fmt.Errorf("tenancy: check the pool: %w", redact(err))
 	}
-	if queue := db.queue.length(time.Now(), db.pool.Stat()); queue >= 1 {
+	now := time.Now()
+	queue := db.queue.length(now, db.pool.Stat().EmptyAcquireWaitTime())
+	starved := db.starved.length(now, db.DatabaseStats().Starved)
+	if queue = max(queue, starved); queue >= 1 {
 		return &poolError{queue}
 	}
 	return nil

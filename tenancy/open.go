@@ -41,6 +41,11 @@ type Options struct {
 	// Defaults to none: the primary is asked.
 	Replica string
 
+	// Databases say how tenants are reached that have a database to themselves,
+	// or connections to their schema.
+	// Defaults to none: a tenant of [TierDatabase] is out of reach.
+	Databases *DatabasesOptions
+
 	// ExtensionSchemas are where a name is looked for that a tenant's own schema
 	// doesn't have: those that extensions were created in, such as public. A
 	// tenant's role reaches no table there, whoever has put it there.
@@ -57,7 +62,7 @@ type Options struct {
 // has no other way to name one. It is safe for concurrent use.
 type DB struct {
 	pool      *pgxpool.Pool
-	databases databases
+	tenants   *tenantPools // nil if there are none
 	replica   *replica
 	directory *Directory
 	limits    func(tenant.Tenant) Limits
@@ -67,6 +72,7 @@ type DB struct {
 	pathTail  string // of a search_path that begins with a tenant's own schema
 	described descriptions
 	queue     queueGauge
+	starved   queueGauge
 }
 
 // Open connects as the application's role, usually [AppRole]. It refuses a role
@@ -136,6 +142,12 @@ func Open(ctx context.Context, url string, opts *Options) (*DB, error) {
 			return nil, fmt.Errorf("tenancy: open: %w", err)
 		}
 	}
+	if opts.Databases != nil {
+		if db.tenants, err = db.openTenants(config.ConnConfig, opts.Databases); err != nil {
+			db.Close()
+			return nil, fmt.Errorf("tenancy: open: %w", err)
+		}
+	}
 	return db, nil
 }
 
@@ -190,6 +202,9 @@ func (db *DB) Close() {
 	db.pool.Close()
 	if db.replica != nil {
 		db.replica.pool.Close()
+	}
+	if db.tenants != nil {
+		db.tenants.budget.Close()
 	}
 }
 

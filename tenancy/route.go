@@ -18,11 +18,6 @@ type lease interface {
 	Release()
 }
 
-// databases lend connections to the databases of [TierDatabase], by reference.
-type databases interface {
-	acquire(ctx context.Context, ref string) (lease, error)
-}
-
 // route leads to a tenant's rows.
 type route struct {
 	tenant   tenant.ID
@@ -84,12 +79,6 @@ func (db *DB) acquire(ctx context.Context, r route) (lease, *session, error) {
 		return nil, nil, &notEntered{redact(err)}
 	}
 	s, err := db.session(ctx, l.Conn())
-	if err == nil && r.database != "" && !s.checked {
-		// One that was opened a moment ago, to a database that nobody has
-		// looked at yet, or not since it was opened.
-		err = checkRole(ctx, l.Conn())
-		s.checked = err == nil
-	}
 	if err != nil {
 		l.Release()
 		return nil, nil, &notEntered{err}
@@ -99,12 +88,14 @@ func (db *DB) acquire(ctx context.Context, r route) (lease, *session, error) {
 
 func (db *DB) lend(ctx context.Context, r route) (lease, error) {
 	switch {
-	case r.database != "" && db.databases == nil:
+	case r.database != "" && db.tenants == nil:
 		return nil, errors.New("tenancy: the tenant's rows are in a database of its own, and Options.Databases is not set")
 	case r.database != "":
-		return db.databases.acquire(ctx, r.database)
+		return db.tenants.acquire(ctx, r.database)
 	case r.replica:
 		return db.replica.acquire(ctx)
+	case r.schema != "" && db.tenants != nil && db.tenants.schemas:
+		return db.tenants.acquireSchema(ctx, r.schema)
 	}
 	return acquireFrom(ctx, db.pool)
 }

@@ -22,8 +22,6 @@ type session struct {
 	// may have set one for the session.
 	path string
 
-	checked bool // the role, where that isn't done when the pool is opened
-
 	// named is set if statements stay prepared by a name, ours by their text in
 	// ours and the callers' in kept.
 	named bool

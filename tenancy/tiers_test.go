@@ -5,7 +5,6 @@ import (
 	"testing"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/stretchr/testify/require"
 
 	"github.com/mcpsaas/mcpsaas/internal/devstack"
@@ -109,15 +108,9 @@ func (b *tiers) dialBy(t testing.TB, tier tenancy.Tier, url string, opts *tenanc
 		o = *opts
 	}
 	o.Directory = b.directory
-	db := b.open(t, home, &o)
-	config, err := pgxpool.ParseConfig(other)
-	require.NoError(t, err)
-	if o.MaxConns > 0 {
-		config.MaxConns = o.MaxConns
+	o.Databases = &tenancy.DatabasesOptions{
+		Resolver:          tenancy.ResolverFunc(func(context.Context, string) (string, error) { return other, nil }),
+		MaxConnsPerTenant: int(o.MaxConns),
 	}
-	pool, err := pgxpool.NewWithConfig(context.Background(), config)
-	require.NoError(t, err)
-	t.Cleanup(pool.Close)
-	db.UseDatabases(map[string]*pgxpool.Pool{otherRef: pool})
-	return db
+	return b.open(t, home, &o)
 }

@@ -137,17 +137,8 @@ func (b *Budget) connect(ctx context.Context, p *pool) (*conn, error) {
 	refused := false
 	deadline, pause := time.Now().Add(rotation), 20*time.Millisecond
 	for {
-		var err error
-		if !fresh || refused {
-			if config, err = b.ask(ctx, p.key, refused); err != nil {
-				return nil, err
-			}
-			b.mu.Lock()
-			b.configure(p, config)
-			b.mu.Unlock()
-		}
-		c, err := b.dial(ctx, p, config)
-		if err == nil || !isRefusal(err) || refused && !(verified && time.Now().Before(deadline)) {
+		c, err := b.attempt(ctx, p, &config, fresh, refused)
+		if err == nil || !refused && !isRefusal(err) || refused && !(verified && time.Now().Before(deadline)) {
 			return c, err
 		}
 		if refused {
@@ -160,6 +151,28 @@ func (b *Budget) connect(ctx context.Context, p *pool) (*conn, error) {
 		}
 		refused = true
 	}
+}
+
+// attempt asks for the configuration, unless it is fresh, and opens a
+// connection by it.
+func (b *Budget) attempt(ctx context.Context, p *pool, config **pgx.ConnConfig, fresh, refused bool) (*conn, error) {
+	b.mu.Lock()
+	newer := refused && p.config != *config // somebody else has asked meanwhile
+	if newer {
+		*config = p.config
+	}
+	b.mu.Unlock()
+	if refused && !newer || !refused && !fresh {
+		answer, err := b.ask(ctx, p.key, refused)
+		if err != nil {
+			return nil, err
+		}
+		*config = answer
+		b.mu.Lock()
+		b.configure(p, answer)
+		b.mu.Unlock()
+	}
+	return b.dial(ctx, p, *config)
 }
 
 // isRefusal reports whether another configuration may be welcome.

@@ -5,6 +5,7 @@ package pgredact
 import (
 	"context"
 	"errors"
+	"net"
 
 	"github.com/jackc/pgx/v5/pgconn"
 )
@@ -19,10 +20,13 @@ type connectError struct {
 func (e *connectError) Error() string { return "connect to the database: " + e.reason }
 func (e *connectError) Unwrap() error { return e.cause }
 
-// Error makes an error of connecting fit to be shown. Others pass unchanged.
-// What was wrapped around it is lost: call it before adding to an error.
+// Error makes an error of connecting, or of the network, fit to be shown: both
+// name addresses. Others pass unchanged. What was wrapped around it is lost: call
+// it before adding to an error.
 func Error(err error) error {
-	if _, ok := errors.AsType[*pgconn.ConnectError](err); !ok {
+	_, connecting := errors.AsType[*pgconn.ConnectError](err)
+	_, network := errors.AsType[*net.OpError](err)
+	if !connecting && !network {
 		return err
 	}
 	if refused, ok := errors.AsType[*pgconn.PgError](err); ok {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"testing"
 
 	"github.com/jackc/pgx/v5"
@@ -25,6 +26,9 @@ func TestError(t *testing.T) {
 	shown = pgredact.Error(err)
 	require.ErrorIs(t, shown, context.Canceled)
 	require.NotContains(t, shown.Error(), "anna")
+
+	broken := &net.OpError{Op: "read", Net: "tcp", Addr: &net.TCPAddr{IP: net.IPv4(10, 0, 0, 7), Port: 5432}, Err: errors.New("connection reset by peer")}
+	require.EqualError(t, pgredact.Error(fmt.Errorf("receive: %w", broken)), "connect to the database: unreachable")
 
 	other := errors.New("other")
 	require.Equal(t, other, pgredact.Error(other))
