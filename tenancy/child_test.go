@@ -16,6 +16,7 @@ import (
 const childEnv = "TENANCY_TEST_CHILD"
 
 var children = map[string]func() error{
+	"admin":   adminChild,
 	"archive": archiveChild,
 	"migrate": migrateChild,
 }
