@@ -32,6 +32,7 @@ type call struct {
 	key    string // the caller's idempotency key
 
 	decision Decision
+	slots    *keeper // renews the slots of limits of calls in flight
 	outcome  usage.Outcome
 	denied   *QuotaError
 
@@ -91,6 +92,7 @@ func (m *Meter) reserve(ctx context.Context, c *call, tool string, req *mcp.Call
 	}
 	m.admitted.Add(1)
 	c.state = running
+	c.slots = m.guard.keep(ctx, c.decision)
 	return nil
 }
 
@@ -207,7 +209,8 @@ func (m *Meter) finish(ctx context.Context, c *call, outcome usage.Outcome) erro
 // been charged already.
 func (m *Meter) settle(ctx context.Context, c *call, want int64) {
 	d := &c.decision
-	if want == d.Units && !(d.Replay && want == 0) {
+	c.slots.release()
+	if want == d.Units && !(d.Replay && want == 0) && d.Slot == "" {
 		return
 	}
 	if len(d.Request.Bounds) == 0 {
@@ -219,11 +222,11 @@ func (m *Meter) settle(ctx context.Context, c *call, want int64) {
 		m.settleFailed.Add(1)
 		m.log.LogAttrs(ctx, slog.LevelWarn, "units not settled, the limits still count them", slog.String("tenant", c.tenant.ID.String()), slog.String("tool", c.label), slog.String("event", d.ID), slog.Any("err", err))
 		charged = min(want, d.Units) // a bill never exceeds what was taken
-	} else if charged < want {
+	} else if d.Slot = ""; charged < want {
 		m.log.LogAttrs(ctx, slog.LevelWarn, "limits admitted only part of what a tool asked to charge", slog.String("tenant", c.tenant.ID.String()), slog.String("tool", c.label), slog.String("event", d.ID))
 	}
 	for i, b := range d.Request.Bounds {
-		if !b.Attempts && i < len(d.Limits) && !d.Replay {
+		if b.refundable() && i < len(d.Limits) && !d.Replay {
 			d.Limits[i].Remaining = max(0, d.Limits[i].Remaining+d.Units-charged)
 		}
 	}

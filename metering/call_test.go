@@ -308,7 +308,7 @@ func TestNew(t *testing.T) {
 		"no plans":          {&metering.Options{Plans: map[tenant.Plan]metering.Plan{}}, "Plans"},
 		"no units":          {plans(metering.Plan{Limits: []metering.Limit{metering.PerHour(0)}}), `Plans["gold"].Limits[0].Units: 0`},
 		"no window":         {plans(metering.Plan{Limits: []metering.Limit{{Units: 5}}}), `Plans["gold"].Limits[0].Window`},
-		"window and period": {plans(metering.Plan{Limits: []metering.Limit{{Units: 5, Window: time.Hour, Period: metering.CalendarMonth}}}), "both set"},
+		"window and period": {plans(metering.Plan{Limits: []metering.Limit{{Units: 5, Window: time.Hour, Period: metering.CalendarMonth}}}), "more than one"},
 		"period":            {plans(metering.Plan{Limits: []metering.Limit{{Units: 5, Period: "week"}}}), `unknown period "week"`},
 		"same window":       {plans(metering.Plan{Limits: []metering.Limit{metering.PerHour(5), {Name: "x", Units: 6, Window: time.Hour}}}), "second limit"},
 		"same name":         {plans(metering.Plan{Limits: []metering.Limit{metering.PerHour(5), {Name: "hour", Units: 6, Window: time.Minute}}}), `"hour" is taken`},

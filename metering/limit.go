@@ -22,6 +22,10 @@ const (
 	// buckets is how many entries a sliding window is remembered by.
 	buckets = 60
 
+	// maxSlots is the largest limit of calls in flight: each of them is
+	// remembered by itself.
+	maxSlots = 10_000
+
 	// exactUnits is the largest limit that is remembered call by call.
 	exactUnits = 60
 )
@@ -32,6 +36,9 @@ type Period string
 
 // The periods.
 const (
+	// CalendarDay is a day in UTC.
+	CalendarDay Period = "day"
+
 	// CalendarMonth is a month in UTC.
 	CalendarMonth Period = "month"
 
@@ -41,11 +48,12 @@ const (
 )
 
 // Limit says how many units may be used in any window of a length, or in a
-// period. Make one with [PerHour] and its siblings. Exactly one of Window and
-// Period is set.
+// period, or how many calls may run at once. Make one with [PerHour] and its
+// siblings. Exactly one of Window, Period and Hold is set.
 type Limit struct {
 	// Name tells the limits of a plan apart, in refusals and to the tenant.
-	// Defaults to the window ("hour", "15m0s") or the period ("month").
+	// Defaults to the window ("hour", "15m0s"), the period ("month") or
+	// "concurrent".
 	Name string
 
 	// Units is how many units the limit allows, 1 to MaxUnits.
@@ -57,6 +65,12 @@ type Limit struct {
 
 	// Period counts from the start of a calendar or billing period instead.
 	Period Period
+
+	// Hold counts the calls in flight instead: whatever it costs, a call takes
+	// one slot, which is free again when the call is settled. Hold is how long
+	// a slot stays taken that nobody renews, so that a process that dies does
+	// not keep it; 1 s to 1 h. The Meter renews the slots of calls that run.
+	Hold time.Duration
 }
 
 // Per allows units in any window of the given length.
@@ -79,6 +93,10 @@ func PerMonth(units int64) Limit { return Limit{Units: units, Period: CalendarMo
 // PerBillingPeriod allows units in each billing period of the tenant.
 func PerBillingPeriod(units int64) Limit { return Limit{Units: units, Period: BillingPeriod} }
 
+// Concurrent allows so many calls at once. It costs a call a second question to
+// the limiter, when it ends.
+func Concurrent(calls int64) Limit { return Limit{Units: calls, Hold: 30 * time.Second} }
+
 // Resolution is how much later than Window a limiter may release a unit, so
 // that it can remember many calls as one: a sixtieth of the window, or a
 // millisecond for a limit of at most 60 units. It never releases one early.
@@ -89,7 +107,8 @@ func (l Limit) Resolution() time.Duration {
 	return max(l.Window/buckets, time.Millisecond)
 }
 
-// short reports whether a refusal by this limit is a matter of moments.
+// short reports whether a refusal by this limit is a matter of moments, as that
+// of calls in flight is.
 func (l Limit) short() bool { return l.Period == "" && l.Window < rateWindow }
 
 func (l Limit) withName() Limit {
@@ -99,6 +118,8 @@ func (l Limit) withName() Limit {
 	switch {
 	case l.Period != "":
 		l.Name = string(l.Period)
+	case l.Hold != 0:
+		l.Name = "concurrent"
 	case l.Window == time.Minute:
 		l.Name = "minute"
 	case l.Window == time.Hour:
@@ -116,12 +137,22 @@ func (l Limit) validate(field string) error {
 	if l.Units < 1 || l.Units > MaxUnits {
 		errs = append(errs, fmt.Errorf("%s.Units: %d is not within 1 and %d", field, l.Units, int64(MaxUnits)))
 	}
+	kinds := 0
+	for _, set := range []bool{l.Window != 0, l.Period != "", l.Hold != 0} {
+		if set {
+			kinds++
+		}
+	}
 	switch {
-	case l.Period == "" && (l.Window < minWindow || l.Window > maxWindow || l.Window%time.Millisecond != 0):
+	case kinds > 1:
+		errs = append(errs, fmt.Errorf("%s: more than one of Window, Period and Hold is set", field))
+	case l.Hold != 0 && (l.Hold < time.Second || l.Hold > time.Hour || l.Hold%time.Millisecond != 0):
+		errs = append(errs, fmt.Errorf("%s.Hold: %v is not a number of milliseconds within 1s and 1h", field, l.Hold))
+	case l.Hold != 0 && l.Units > maxSlots:
+		errs = append(errs, fmt.Errorf("%s.Units: %d calls at once are more than %d", field, l.Units, maxSlots))
+	case l.Hold == 0 && l.Period == "" && (l.Window < minWindow || l.Window > maxWindow || l.Window%time.Millisecond != 0):
 		errs = append(errs, fmt.Errorf("%s.Window: %v is not a number of milliseconds within %v and %v", field, l.Window, minWindow, maxWindow))
-	case l.Period != "" && l.Window != 0:
-		errs = append(errs, fmt.Errorf("%s: Window and Period are both set", field))
-	case l.Period != "" && l.Period != CalendarMonth && l.Period != BillingPeriod:
+	case l.Period != "" && l.Period != CalendarDay && l.Period != CalendarMonth && l.Period != BillingPeriod:
 		errs = append(errs, fmt.Errorf("%s.Period: unknown period %q", field, l.Period))
 	}
 	return errors.Join(errs...)
@@ -129,8 +160,12 @@ func (l Limit) validate(field string) error {
 
 // id is what two limits of one scope must not share: they would be one counter.
 func (l Limit) id() string {
-	if l.Period != "" {
+	switch {
+	case l.Period != "":
 		return string(l.Period)
+	case l.Hold != 0:
+		return "concurrent"
+	default:
+		return l.Window.String()
 	}
-	return l.Window.String()
 }

@@ -19,13 +19,31 @@ type Limiter interface {
 	// Peek tells what Take would decide, and changes nothing.
 	Peek(ctx context.Context, r Request) (Decision, error)
 
-	// Settle changes what an admitted call is charged from d.Units to units,
-	// and returns what it is charged now. Less gives units back to the window
-	// or period from which they were taken, even if that has ended; more takes
-	// as many of the missing units as every bound still admits. Units that a
-	// concurrent call with the same idempotency key relies on stay as they are.
-	// Attempts are never given back.
+	// Settle ends an admitted call: it changes what the call is charged from
+	// d.Units to units, and returns what it is charged now. Less gives units
+	// back to the window or period from which they were taken, even if that has
+	// ended; more takes as many of the missing units as every bound still
+	// admits. Units that a concurrent call with the same idempotency key relies
+	// on stay as they are. Attempts are never given back. The slots that the
+	// call holds are freed, and what d.Block says is given back. A call that
+	// holds neither and is charged what it was admitted for need not be settled.
 	Settle(ctx context.Context, d Decision, units int64) (charged int64, err error)
+}
+
+// Renewer is what a Limiter is besides if slots of [Concurrent] limits can be
+// held longer than Limit.Hold.
+type Renewer interface {
+	// Renew holds the slots of an admitted call for another Limit.Hold from
+	// now. Slots that were lost meanwhile are taken again without a question:
+	// the call that holds them is running.
+	Renew(ctx context.Context, d Decision) error
+}
+
+// Resetter is what a Limiter is besides if its counters can be set to zero.
+type Resetter interface {
+	// Reset sets the counters of r's bounds to zero. Idempotency keys and the
+	// slots of calls in flight stay.
+	Reset(ctx context.Context, r Request) error
 }
 
 // Request is what one call draws on.
@@ -43,7 +61,25 @@ type Request struct {
 	// are taken, and the decision carries the ID and Units of the first charge.
 	Key    string
 	KeyTTL time.Duration
+
+	// Block asks for units beside those of the call, for the process to spend
+	// by itself. A limiter that does not lend leaves it.
+	Block Block
 }
+
+// Block is what a limiter lends to a process: units and attempts that count as
+// used from the loan on until the last moment at which they may be spent, and
+// a window longer, so that spending them late never lets a window hold more
+// than its limit.
+type Block struct {
+	Units int64         // of each bound that counts units
+	Calls int64         // of each bound that counts attempts
+	Hold  time.Duration // how long after the decision they may be spent
+}
+
+// lendable is the part of what a bound has left that Block may take: near a
+// limit, processes must not hold what another one could use.
+const lendable = 8
 
 // Bound is a [Limit] made concrete for one call.
 type Bound struct {
@@ -54,6 +90,7 @@ type Bound struct {
 	Tool string
 
 	// Attempts makes every call count 1, replays too, and never be given back.
+	// It needs a Window.
 	Attempts bool
 
 	// Start and End are the current period of a limit that has one.
@@ -62,11 +99,26 @@ type Bound struct {
 
 // Weight is what a call of so many units takes from this bound.
 func (b Bound) Weight(units int64) int64 {
-	if b.Attempts {
+	if b.Attempts || b.Hold > 0 {
 		return 1
 	}
 	return units
 }
+
+// lent is what a block takes from this bound.
+func (b Bound) lent(block Block) int64 {
+	switch {
+	case b.Hold > 0:
+		return 0
+	case b.Attempts:
+		return block.Calls
+	default:
+		return block.Units
+	}
+}
+
+// refundable reports whether a bound gets back what a call did not need.
+func (b Bound) refundable() bool { return !b.Attempts && b.Hold == 0 }
 
 // Source says who decided.
 type Source string
@@ -74,6 +126,8 @@ type Source string
 // The sources of a decision.
 const (
 	SourceLimiter   Source = "limiter"   // the limiter, all processes together
+	SourceLease     Source = "lease"     // this process, from units that the limiter lent it
+	SourceRefusal   Source = "refusal"   // this process, from what the limiter said a moment ago
 	SourceLocal     Source = "local"     // this process alone, the limiter being away
 	SourceUnlimited Source = "unlimited" // nobody: the plan has no limit, or the tool is free
 )
@@ -101,6 +155,13 @@ type Decision struct {
 
 	// Source is SourceLimiter when a limiter returns the decision.
 	Source Source
+
+	// Slot is the name under which the call holds slots of Concurrent limits
+	// until it is settled; empty if it holds none.
+	Slot string
+
+	// Block is what was lent beside the call's own units; zero if nothing was.
+	Block Block
 
 	// Request is what was asked, for Settle.
 	Request Request

@@ -2,6 +2,8 @@ package metering
 
 import (
 	"context"
+	"maps"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -17,10 +19,16 @@ type Memory struct {
 	windows map[memoryKey]*window
 	periods map[memoryKey]*counter
 	charges map[chargeKey]*charge
-	sweepAt int // size at which what has expired is thrown away
+	slots   map[memoryKey]map[string]time.Time // until when each slot is held
+	named   uint64                             // slots so far
+	sweepAt int                                // size at which what has expired is thrown away
 }
 
-var _ Limiter = (*Memory)(nil)
+var (
+	_ Limiter  = (*Memory)(nil)
+	_ Renewer  = (*Memory)(nil)
+	_ Resetter = (*Memory)(nil)
+)
 
 type memoryKey struct {
 	tenant   string
@@ -58,6 +66,7 @@ func NewMemory(now func() time.Time) *Memory {
 		windows: make(map[memoryKey]*window),
 		periods: make(map[memoryKey]*counter),
 		charges: make(map[chargeKey]*charge),
+		slots:   make(map[memoryKey]map[string]time.Time),
 		sweepAt: 1024,
 	}
 }
@@ -95,14 +104,24 @@ func (m *Memory) decide(r Request, take bool) Decision {
 		d.ID, d.Units, d.Replay = seen.id, seen.units, true
 		weight = func(b Bound) int64 { return b.Weight(0) }
 	}
+	tenant, block, holds := r.Tenant.String(), r.Block, false
 	for i, b := range r.Bounds {
-		used, w := m.used(r.Tenant.String(), b, now), weight(b)
+		used, w := m.used(tenant, b, now), weight(b)
+		room := max(0, b.Units-used-w) / lendable
+		switch {
+		case b.Hold > 0:
+			holds, block.Units = true, 0 // a slot belongs to one call
+		case b.Attempts:
+			block.Calls = min(block.Calls, room)
+		default:
+			block.Units = min(block.Units, room)
+		}
 		state := LimitState{Name: b.Name, Units: b.Units, Remaining: max(0, b.Units-used)}
 		if w > 0 && used+w > b.Units {
 			if d.Allowed {
 				d.Allowed, d.Refused = false, i
 			}
-			state.RetryAfter = m.retryAfter(r.Tenant.String(), b, used+w-b.Units, w, now)
+			state.RetryAfter = m.retryAfter(tenant, b, used+w-b.Units, w, now)
 		}
 		d.Limits[i] = state
 	}
@@ -110,11 +129,23 @@ func (m *Memory) decide(r Request, take bool) Decision {
 		d.Units = 0
 		return d
 	}
+	attempts := slices.ContainsFunc(r.Bounds, func(b Bound) bool { return b.Attempts })
+	if block.Units > 0 && (block.Calls > 0 || !attempts) {
+		d.Block = block
+	}
+	if take && holds {
+		m.named++
+		d.Slot = strconv.FormatUint(m.named, 36)
+	}
 	for i, b := range r.Bounds {
-		w := weight(b)
+		w := weight(b) + b.lent(d.Block)
 		d.Limits[i].Remaining = max(0, d.Limits[i].Remaining-w)
-		if take {
-			m.add(r.Tenant.String(), b, w, now)
+		switch {
+		case !take:
+		case b.Hold > 0:
+			m.hold(tenant, b, d.Slot, now)
+		default:
+			m.add(tenant, b, w, now, d.Block.Hold)
 		}
 	}
 	switch {
@@ -122,7 +153,7 @@ func (m *Memory) decide(r Request, take bool) Decision {
 	case seen != nil:
 		seen.holders++
 	default:
-		m.charges[chargeKey{r.Tenant.String(), r.Key}] = &charge{
+		m.charges[chargeKey{tenant, r.Key}] = &charge{
 			id: r.ID, units: r.Units, holders: 1, at: now, bounds: r.Bounds, expires: now.Add(r.KeyTTL),
 		}
 	}
@@ -138,6 +169,16 @@ func (m *Memory) Settle(ctx context.Context, d Decision, units int64) (int64, er
 	defer m.mu.Unlock()
 	now := m.now().Truncate(time.Millisecond)
 	r, at := d.Request, d.Time
+	for _, b := range r.Bounds {
+		if b.Hold > 0 {
+			delete(m.slots[key(r.Tenant.String(), b)], d.Slot)
+		} else if left := b.lent(d.Block); left > 0 {
+			m.sub(r.Tenant.String(), b, left, at)
+		}
+	}
+	if units == d.Units && !d.Replay {
+		return units, nil
+	}
 	seen := m.charge(r, now)
 	switch {
 	case r.Key == "":
@@ -166,20 +207,20 @@ func (m *Memory) Settle(ctx context.Context, d Decision, units int64) (int64, er
 	}
 	if units <= d.Units {
 		for _, b := range r.Bounds {
-			if !b.Attempts {
+			if b.refundable() {
 				m.sub(r.Tenant.String(), b, d.Units-units, at)
 			}
 		}
 	} else {
 		more := units - d.Units
 		for _, b := range r.Bounds {
-			if !b.Attempts {
+			if b.refundable() {
 				more = min(more, max(0, b.Units-m.used(r.Tenant.String(), b, now)))
 			}
 		}
 		for _, b := range r.Bounds {
-			if !b.Attempts {
-				m.add(r.Tenant.String(), b, more, now)
+			if b.refundable() {
+				m.add(r.Tenant.String(), b, more, now, 0)
 			}
 		}
 		units = d.Units + more
@@ -190,6 +231,35 @@ func (m *Memory) Settle(ctx context.Context, d Decision, units int64) (int64, er
 	return units, nil
 }
 
+// Renew implements [Renewer].
+func (m *Memory) Renew(ctx context.Context, d Decision) error {
+	if err := ctx.Err(); err != nil || d.Slot == "" {
+		return err
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, b := range d.Request.Bounds {
+		if b.Hold > 0 {
+			m.hold(d.Request.Tenant.String(), b, d.Slot, m.now())
+		}
+	}
+	return nil
+}
+
+// Reset implements [Resetter].
+func (m *Memory) Reset(ctx context.Context, r Request) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, b := range r.Bounds {
+		delete(m.windows, key(r.Tenant.String(), b))
+		delete(m.periods, key(r.Tenant.String(), b))
+	}
+	return nil
+}
+
 func key(tenant string, b Bound) memoryKey {
 	k := memoryKey{tenant: tenant, tool: b.Tool, attempts: b.Attempts, limit: b.id()}
 	if b.Period != "" {
@@ -198,7 +268,22 @@ func key(tenant string, b Bound) memoryKey {
 	return k
 }
 
+// hold takes a slot of a bound, or renews it.
+func (m *Memory) hold(tenant string, b Bound, slot string, now time.Time) {
+	k := key(tenant, b)
+	if m.slots[k] == nil {
+		m.sweep(now)
+		m.slots[k] = make(map[string]time.Time)
+	}
+	m.slots[k][slot] = now.Add(b.Hold)
+}
+
 func (m *Memory) used(tenant string, b Bound, now time.Time) int64 {
+	if b.Hold > 0 {
+		slots := m.slots[key(tenant, b)]
+		maps.DeleteFunc(slots, func(_ string, until time.Time) bool { return !now.Before(until) })
+		return int64(len(slots))
+	}
 	if b.Period != "" {
 		if c := m.periods[key(tenant, b)]; c != nil {
 			return c.units
@@ -211,7 +296,7 @@ func (m *Memory) used(tenant string, b Bound, now time.Time) int64 {
 	return 0
 }
 
-func (m *Memory) add(tenant string, b Bound, units int64, now time.Time) {
+func (m *Memory) add(tenant string, b Bound, units int64, now time.Time, ahead time.Duration) {
 	if units == 0 {
 		return
 	}
@@ -233,7 +318,7 @@ func (m *Memory) add(tenant string, b Bound, units int64, now time.Time) {
 		m.windows[k] = w
 	}
 	w.length = b.Window
-	w.add(now, units, b.Resolution())
+	w.add(now, ahead, units, b.Resolution())
 }
 
 func (m *Memory) sub(tenant string, b Bound, units int64, at time.Time) {
@@ -256,6 +341,9 @@ func (m *Memory) retryAfter(tenant string, b Bound, missing, weight int64, now t
 	if b.Period != "" {
 		return max(b.End.Sub(now), time.Millisecond)
 	}
+	if b.Hold > 0 {
+		return time.Second // when a call will end nobody knows
+	}
 	return m.windows[key(tenant, b)].retryAfter(now, b.Window, missing)
 }
 
@@ -273,7 +361,8 @@ func (m *Memory) charge(r Request, now time.Time) *charge {
 // sweep throws away what has expired once the maps have doubled, so that its
 // cost stays constant per call.
 func (m *Memory) sweep(now time.Time) {
-	if len(m.windows)+len(m.periods)+len(m.charges) < m.sweepAt {
+	size := func() int { return len(m.windows) + len(m.periods) + len(m.charges) + len(m.slots) }
+	if size() < m.sweepAt {
 		return
 	}
 	for k, w := range m.windows {
@@ -291,5 +380,11 @@ func (m *Memory) sweep(now time.Time) {
 			delete(m.charges, k)
 		}
 	}
-	m.sweepAt = max(1024, 2*(len(m.windows)+len(m.periods)+len(m.charges)))
+	for k, slots := range m.slots {
+		maps.DeleteFunc(slots, func(_ string, until time.Time) bool { return !now.Before(until) })
+		if len(slots) == 0 {
+			delete(m.slots, k)
+		}
+	}
+	m.sweepAt = max(1024, 2*size())
 }

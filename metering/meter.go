@@ -223,6 +223,39 @@ func (m *Meter) Remaining(ctx context.Context) ([]LimitState, error) {
 	return d.Limits, nil
 }
 
+// Reset sets every counter of the tenant's plan to zero, after a payment for
+// instance: those of all its limits, of the current periods, and its attempts.
+// Idempotency keys and the slots of calls in flight stay. The limiter must be a
+// [Resetter].
+func (m *Meter) Reset(ctx context.Context, t tenant.Tenant) error {
+	plan, ok := m.plans[t.Plan]
+	if !ok {
+		return ErrUnknownPlan
+	}
+	resetter, ok := m.guard.limiter.(Resetter)
+	if !ok {
+		return errors.New("metering: reset tenant: the limiter can't reset")
+	}
+	r := Request{Tenant: t.ID}
+	seen := make(map[Bound]bool)
+	add := func(tool string) {
+		for _, b := range plan.bounds(tool, t, m.now()) {
+			if !seen[b] {
+				seen[b] = true
+				r.Bounds = append(r.Bounds, b)
+			}
+		}
+	}
+	add("")
+	for tool := range m.tools {
+		add(tool)
+	}
+	if err := resetter.Reset(ctx, r); err != nil {
+		return fmt.Errorf("metering: reset tenant: %w", err)
+	}
+	return nil
+}
+
 // Check reports whether the limiter can be asked, for a health check. It asks
 // even while the breaker is open, and closes it when the limiter answers.
 func (m *Meter) Check(ctx context.Context) error {

@@ -83,8 +83,8 @@ func (p Plan) validate(field string, tools map[string]Tool) error {
 	}
 	if p.Attempts != (Limit{}) {
 		errs = append(errs, p.Attempts.validate(field+".Attempts"))
-		if p.Attempts.Period != "" {
-			errs = append(errs, fmt.Errorf("%s.Attempts: want a Window, not a Period", field))
+		if p.Attempts.Window == 0 {
+			errs = append(errs, fmt.Errorf("%s.Attempts: want a Window", field))
 		}
 		if len(p.Limits) == 0 && len(p.Tools) == 0 {
 			errs = append(errs, fmt.Errorf("%s.Attempts: the plan has no limits", field))
@@ -159,6 +159,10 @@ func (l Limit) periodAt(now time.Time, t tenant.Tenant) (start, end time.Time) {
 			start = start.Add(over / length * length)
 		}
 		return start, start.Add(length)
+	}
+	if l.Period == CalendarDay {
+		start = now.Truncate(24 * time.Hour)
+		return start, start.AddDate(0, 0, 1)
 	}
 	start = time.Date(now.Year(), now.Month(), 1, 0, 0, 0, 0, time.UTC)
 	return start, start.AddDate(0, 1, 0)

@@ -35,27 +35,30 @@ func (w *window) used(now time.Time, length time.Duration) int64 {
 	return w.sum
 }
 
-func (w *window) add(now time.Time, units int64, resolution time.Duration) {
+// add adds units at now that may be spent until ahead later.
+func (w *window) add(now time.Time, ahead time.Duration, units int64, resolution time.Duration) {
 	w.sum += units
+	last := now.Add(ahead)
 	if n := len(w.entries); n > 0 {
 		e := &w.entries[n-1]
-		if now.Before(e.last) {
-			now = e.last // a clock that steps back releases late, never early
+		if last.Before(e.last) {
+			last = e.last // also if the clock steps back: that releases late, never early
 		}
-		if e.units == 0 {
+		if e.units == 0 && now.After(e.start) {
 			e.start = now
 		}
 		if now.Sub(e.start) < resolution {
-			e.last = now
+			e.last = last
 			e.units += units
 			return
 		}
 	}
-	w.entries = append(w.entries, entry{start: now, last: now, units: units})
+	w.entries = append(w.entries, entry{start: now, last: last, units: units})
 }
 
 // sub takes units out of the entry that holds the calls of the time at. Taking
-// them out of a later entry instead would release them too early.
+// them out of a later entry instead would release them too early; an earlier
+// one, which may reach beyond at if units were lent, only late.
 func (w *window) sub(at time.Time, units int64) {
 	for i := range w.entries {
 		if e := &w.entries[i]; !e.last.Before(at) {

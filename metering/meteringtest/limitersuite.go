@@ -23,6 +23,10 @@ type LimiterFixture struct {
 	// takes an hour is left out, and the random calls go by real time.
 	Advance func(time.Duration)
 
+	// Lends is set if the limiter lends to itself, as metering.Leased does, so
+	// that blocks can't be asked of it.
+	Lends bool
+
 	// Calls is how many random calls are compared with the oracle.
 	// Defaults to 5,000.
 	Calls int
@@ -45,15 +49,21 @@ func TestLimiter(t *testing.T, newLimiter func(t *testing.T) LimiterFixture) {
 		"failed call frees its key":            testKeyFreed,
 		"duplicates in flight":                 testKeyHeld,
 		"settled amount of a key":              testKeyAmount,
+		"calls in flight":                      testSlots,
+		"lends a block":                        testBlock,
+		"gives a block back":                   testBlockReturned,
+		"reset":                                testReset,
 		"parallel calls":                       testParallel,
 		"parallel duplicates":                  testParallelKey,
 		"random calls":                         testRandom,
 	}
 	timed := map[string]func(*testing.T, LimiterFixture){
-		"releases a unit when its window ends": testRelease,
-		"gives back to the right window":       testSettleWindow,
-		"forgets a key when its time is up":    testKeyExpires,
-		"retry after":                          testRetryAfter,
+		"releases a unit when its window ends":            testRelease,
+		"gives back to the right window":                  testSettleWindow,
+		"forgets a key when its time is up":               testKeyExpires,
+		"retry after":                                     testRetryAfter,
+		"frees slots that nobody renews":                  testSlotsExpire,
+		"a block counts until it can't be spent any more": testBlockStamp,
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) { test(t, newLimiter(t)) })

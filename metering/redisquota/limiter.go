@@ -3,16 +3,17 @@ package redisquota
 import (
 	"context"
 	_ "embed"
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"math/rand/v2"
+	"slices"
 	"strconv"
 	"strings"
-	"time"
 
 	"github.com/redis/go-redis/v9"
 
 	"github.com/mcpsaas/mcpsaas/metering"
-	"github.com/mcpsaas/mcpsaas/tenancy/tenant"
 )
 
 var (
@@ -22,16 +23,17 @@ var (
 	takeLua string
 	//go:embed settle.lua
 	settleLua string
+	//go:embed renew.lua
+	renewLua string
 )
 
 // Client is what the limiter needs of Redis. *redis.Client,
 // *redis.ClusterClient and redis.UniversalClient have it.
 type Client interface {
-	redis.Scripter
-
+	// Process runs the limiter's scripts.
+	Process(ctx context.Context, cmd redis.Cmder) error
 	// Ping is for Check.
 	Ping(ctx context.Context) *redis.StatusCmd
-
 	// Scan finds the keys of a tenant.
 	Scan(ctx context.Context, cursor uint64, match string, count int64) *redis.ScanCmd
 	// Unlink removes keys.
@@ -49,11 +51,16 @@ type Options struct {
 type Limiter struct {
 	client Client
 	prefix string
-	take   *redis.Script
-	settle *redis.Script
+	take   script
+	settle script
+	renew  script
 }
 
-var _ metering.Limiter = (*Limiter)(nil)
+var (
+	_ metering.Limiter  = (*Limiter)(nil)
+	_ metering.Renewer  = (*Limiter)(nil)
+	_ metering.Resetter = (*Limiter)(nil)
+)
 
 // New returns a limiter that counts on client. It refuses a *redis.Client or
 // *redis.ClusterClient that would ignore the deadline of a call or send a
@@ -80,8 +87,9 @@ func New(client Client, opts *Options) (*Limiter, error) {
 	return &Limiter{
 		client: client,
 		prefix: prefix,
-		take:   redis.NewScript(logLua + takeLua),
-		settle: redis.NewScript(logLua + settleLua),
+		take:   newScript(takeLua),
+		settle: newScript(settleLua),
+		renew:  newScript(renewLua),
 	}, nil
 }
 
@@ -96,9 +104,20 @@ func (l *Limiter) Peek(ctx context.Context, r metering.Request) (metering.Decisi
 }
 
 func (l *Limiter) decide(ctx context.Context, r metering.Request, take bool) (metering.Decision, error) {
-	args := make([]any, 0, 5+4*len(r.Bounds))
-	args = append(args, len(r.Bounds), flag(take), r.Units, r.ID, r.KeyTTL.Milliseconds())
-	reply, err := l.take.Run(ctx, l.client, l.keys(r), boundArgs(args, r.Bounds)...).Slice()
+	slot := ""
+	if take && holdsSlot(r.Bounds) {
+		slot = newSlot()
+	}
+	// A plain call sends its bounds and nothing else.
+	args := l.take.args(l.keys(r), 8)
+	args = append(args, packBounds(r))
+	if !take || slot != "" || r.Key != "" || r.Block != (metering.Block{}) {
+		args = append(args, flag(take), slot, r.Block.Units, r.Block.Calls, r.Block.Hold.Milliseconds())
+	}
+	if r.Key != "" {
+		args = append(args, r.Units, r.ID, r.KeyTTL.Milliseconds())
+	}
+	reply, err := l.take.run(ctx, l.client, args)
 	if err != nil {
 		return metering.Decision{}, fmt.Errorf("redisquota: take units: %w", err)
 	}
@@ -106,25 +125,62 @@ func (l *Limiter) decide(ctx context.Context, r metering.Request, take bool) (me
 	if err != nil {
 		return metering.Decision{}, fmt.Errorf("redisquota: take units: %w", err)
 	}
+	if d.Allowed {
+		d.Slot = slot
+	}
 	return d, nil
 }
 
 // Settle implements metering.Limiter by one script call.
 func (l *Limiter) Settle(ctx context.Context, d metering.Decision, units int64) (int64, error) {
 	r := d.Request
-	args := make([]any, 0, 6+4*len(r.Bounds))
-	args = append(args, len(r.Bounds), d.Time.UnixMilli(), d.Units, units, d.ID, flag(d.Replay))
-	charged, err := l.settle.Run(ctx, l.client, l.keys(r), boundArgs(args, r.Bounds)...).Int64()
+	args := l.settle.args(l.keys(r), 9)
+	args = append(args, packBounds(r), d.Time.UnixMilli(), d.Units, units, d.Block.Units, d.Block.Calls, d.Slot, d.ID, flag(d.Replay))
+	reply, err := l.settle.run(ctx, l.client, args)
 	if err != nil {
 		return 0, fmt.Errorf("redisquota: settle units: %w", err)
+	}
+	charged, err := strconv.ParseInt(reply, 10, 64)
+	if err != nil {
+		return 0, errors.New("redisquota: settle units: script returned no number")
 	}
 	return charged, nil
 }
 
-// Reset sets the counters of r's bounds to zero, after a payment for instance.
-// Idempotency keys stay.
+// Renew implements metering.Renewer by one script call.
+func (l *Limiter) Renew(ctx context.Context, d metering.Decision) error {
+	if d.Slot == "" {
+		return nil
+	}
+	r := metering.Request{Tenant: d.Request.Tenant}
+	for _, b := range d.Request.Bounds {
+		if b.Hold > 0 {
+			r.Bounds = append(r.Bounds, b)
+		}
+	}
+	args := append(l.renew.args(l.keys(r), 1+len(r.Bounds)), d.Slot)
+	for _, b := range r.Bounds {
+		args = append(args, b.Hold.Milliseconds())
+	}
+	if _, err := l.renew.run(ctx, l.client, args); err != nil {
+		return fmt.Errorf("redisquota: renew slots: %w", err)
+	}
+	return nil
+}
+
+func holdsSlot(bounds []metering.Bound) bool {
+	return slices.ContainsFunc(bounds, func(b metering.Bound) bool { return b.Hold > 0 })
+}
+
+// newSlot returns a name that no other call has.
+func newSlot() string {
+	return string(binary.BigEndian.AppendUint64(nil, rand.Uint64()))
+}
+
+// Reset implements metering.Resetter.
 func (l *Limiter) Reset(ctx context.Context, r metering.Request) error {
 	r.Key = ""
+	r.Bounds = slices.DeleteFunc(slices.Clone(r.Bounds), func(b metering.Bound) bool { return b.Hold > 0 })
 	if len(r.Bounds) == 0 {
 		return nil
 	}
@@ -132,89 +188,4 @@ func (l *Limiter) Reset(ctx context.Context, r metering.Request) error {
 		return fmt.Errorf("redisquota: reset limits: %w", err)
 	}
 	return nil
-}
-
-// keys names the counters of a request. The tenant in braces puts all of them
-// into one slot of a Redis Cluster, where one script may touch them.
-func (l *Limiter) keys(r metering.Request) []string {
-	base := l.base(r.Tenant)
-	keys := make([]string, len(r.Bounds), len(r.Bounds)+1)
-	for i, b := range r.Bounds {
-		key := base
-		switch {
-		case b.Attempts:
-			key += "a:" + strconv.FormatInt(b.Window.Milliseconds(), 10)
-		case b.Period != "":
-			key += "p:" + string(b.Period) + ":" + strconv.FormatInt(b.Start.Unix(), 10)
-		default:
-			key += "w:" + strconv.FormatInt(b.Window.Milliseconds(), 10)
-		}
-		if b.Tool != "" {
-			key += ":" + b.Tool
-		}
-		keys[i] = key
-	}
-	if r.Key != "" {
-		keys = append(keys, base+"i:"+r.Key)
-	}
-	return keys
-}
-
-func (l *Limiter) base(t tenant.ID) string { return l.prefix + ":{" + t.String() + "}:" }
-
-func boundArgs(args []any, bounds []metering.Bound) []any {
-	for _, b := range bounds {
-		last := b.Resolution().Milliseconds()
-		if b.Period != "" {
-			last = b.End.UnixMilli()
-		}
-		args = append(args, b.Window.Milliseconds(), b.Units, flag(b.Attempts), last)
-	}
-	return args
-}
-
-func flag(b bool) int {
-	if b {
-		return 1
-	}
-	return 0
-}
-
-// decode reads what take.lua returns.
-func decode(r metering.Request, reply []any) (metering.Decision, error) {
-	const head = 6
-	if len(reply) != head+2*len(r.Bounds) {
-		return metering.Decision{}, fmt.Errorf("script returned %d values for %d bounds", len(reply), len(r.Bounds))
-	}
-	id, ok := reply[5].(string)
-	numbers := make([]int64, len(reply))
-	for i, v := range reply {
-		if i == 5 {
-			continue
-		}
-		n, isNumber := v.(int64)
-		numbers[i], ok = n, ok && isNumber
-	}
-	if !ok {
-		return metering.Decision{}, errors.New("script returned values of unexpected types")
-	}
-	d := metering.Decision{
-		Allowed: numbers[0] == 1,
-		Refused: int(numbers[1]),
-		Time:    time.UnixMilli(numbers[2]).UTC(),
-		Replay:  numbers[3] == 1,
-		Units:   numbers[4],
-		ID:      id,
-		Limits:  make([]metering.LimitState, len(r.Bounds)),
-		Source:  metering.SourceLimiter,
-		Request: r,
-	}
-	for i, b := range r.Bounds {
-		retry := time.Duration(numbers[head+2*i+1])
-		if retry > 0 {
-			retry *= time.Millisecond
-		}
-		d.Limits[i] = metering.LimitState{Name: b.Name, Units: b.Units, Remaining: numbers[head+2*i], RetryAfter: retry}
-	}
-	return d, nil
 }

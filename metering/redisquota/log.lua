@@ -6,7 +6,8 @@
 --
 -- An entry counts until its last call is a whole window old. So no window ever
 -- holds more than was admitted, and a unit is released late by at most the
--- length of a run (the resolution), never early.
+-- length of a run (the resolution), never early. Units that a process may
+-- spend later have the last moment for it as the time of their call.
 --
 -- The work per call does not depend on the limit: the header is read and
 -- written, and each closed entry is read once more when it expires.
@@ -14,12 +15,17 @@
 local HEADER, ENTRY = 35, 11
 local DEAD = 4      -- expired entries at the front that make it worth to rewrite the string
 local MOST = 512    -- closed entries at most: then runs grow longer than the resolution
-local struct = rawget(_G, 'struct') -- absent on some servers that speak the protocol
 
-local function unpack_number(s, from, size)
-  local n = 0
-  for i = from, from + size - 1 do n = n * 256 + string.byte(s, i) end
-  return n
+-- unpack_numbers reads big-endian numbers of the given sizes, for servers that
+-- speak the protocol and have no struct library.
+local function unpack_numbers(s, from, sizes)
+  local numbers = {}
+  for i, size in ipairs(sizes) do
+    local n = 0
+    for at = from, from + size - 1 do n = n * 256 + string.byte(s, at) end
+    numbers[i], from = n, from + size
+  end
+  return unpack(numbers)
 end
 
 local function pack_number(n, size)
@@ -33,15 +39,13 @@ end
 
 -- read_log returns the log under key, or nil.
 local function read_log(key)
-  local h = redis.call('GETRANGE', key, 0, HEADER - 1)
+  local h = call('GETRANGE', key, 0, HEADER - 1)
   if #h < HEADER then return nil end
   local l = {key = key}
   if struct then
     l.sum, l.start, l.last, l.units, l.head, l.count, l.oldest = struct.unpack('>I6I6I6I5I3I3I6', h)
   else
-    l.sum, l.start, l.last = unpack_number(h, 1, 6), unpack_number(h, 7, 6), unpack_number(h, 13, 6)
-    l.units, l.head, l.count = unpack_number(h, 19, 5), unpack_number(h, 24, 3), unpack_number(h, 27, 3)
-    l.oldest = unpack_number(h, 30, 6)
+    l.sum, l.start, l.last, l.units, l.head, l.count, l.oldest = unpack_numbers(h, 1, {6, 6, 6, 5, 3, 3, 6})
   end
   return l
 end
@@ -62,7 +66,7 @@ end
 -- read_entries returns n closed entries from index on, as one string.
 local function read_entries(l, index, n)
   local from = HEADER + index * ENTRY
-  return redis.call('GETRANGE', l.key, from, from + n * ENTRY - 1)
+  return call('GETRANGE', l.key, from, from + n * ENTRY - 1)
 end
 
 -- entry returns last call and units of the i-th entry, from 0, in such a string.
@@ -72,7 +76,7 @@ local function entry(s, i)
     local last, units = struct.unpack('>I6I5', s, at)
     return last, units
   end
-  return unpack_number(s, at, 6), unpack_number(s, at + 6, 5)
+  return unpack_numbers(s, at, {6, 5})
 end
 
 -- prune drops from l what has left the window at now; nothing is written.
@@ -96,39 +100,41 @@ local function prune(l, now, window)
   if l.head == l.count then l.oldest = 0 end
 end
 
--- add adds units at now to the pruned log l, or to a new one if l is nil.
-local function add(l, key, now, units, window, resolution)
-  local ttl = window + resolution
+-- add adds units at now, to be spent within ahead, to the pruned log l, or to a
+-- new one if l is nil.
+local function add(l, key, now, ahead, units, window, resolution)
   if not l then
-    l = {key = key, sum = units, start = now, last = now, units = units, head = 0, count = 0, oldest = 0}
-    redis.call('SET', key, header(l), 'PX', ttl)
+    l = {key = key, sum = units, start = now, last = now + ahead, units = units, head = 0, count = 0, oldest = 0}
+    call('SET', key, header(l), 'PX', window + resolution + ahead)
     return
   end
-  if now < l.last then now = l.last end -- a clock that steps back releases late, never early
+  -- A clock that steps back releases late, never early.
+  local last = math.max(l.last, now + ahead)
+  local ttl = last - now + window + resolution
   l.sum = l.sum + units
   local live = l.count - l.head
   if l.units > 0 and now - l.start >= resolution and live < MOST then
     local closed = pack_entry(l.last, l.units)
     if live == 0 then l.oldest = l.last end
-    l.start, l.last, l.units = now, now, units
+    l.start, l.last, l.units = now, last, units
     if l.head >= DEAD then
       local kept = ''
       if live > 0 then kept = read_entries(l, l.head, live) end
       l.head, l.count = 0, live + 1
-      redis.call('SET', l.key, header(l) .. kept .. closed, 'PX', ttl)
+      call('SET', l.key, header(l) .. kept .. closed, 'PX', ttl)
     else
       l.count = l.count + 1
-      redis.call('SETRANGE', l.key, HEADER + (l.count - 1) * ENTRY, closed)
-      redis.call('SETRANGE', l.key, 0, header(l))
-      redis.call('PEXPIRE', l.key, ttl)
+      call('SETRANGE', l.key, HEADER + (l.count - 1) * ENTRY, closed)
+      call('SETRANGE', l.key, 0, header(l))
+      call('PEXPIRE', l.key, ttl)
     end
     return
   end
-  if l.units == 0 then l.start = now end
-  local renew = now - l.start >= resolution or l.units == 0
-  l.last, l.units = now, l.units + units
-  redis.call('SETRANGE', l.key, 0, header(l))
-  if renew then redis.call('PEXPIRE', l.key, ttl) end
+  if l.units == 0 then l.start = math.max(l.start, now) end
+  local renew = ahead > 0 or l.units == 0 or now - l.start >= resolution
+  l.last, l.units = last, l.units + units
+  call('SETRANGE', l.key, 0, header(l))
+  if renew then call('PEXPIRE', l.key, ttl) end
 end
 
 -- sub takes units out of the entry of l that holds the calls of the time at.
@@ -150,10 +156,10 @@ local function sub(l, at, units, now, window)
     if low == l.count then return end
     local last, held = entry(read_entries(l, low, 1), 0)
     units = math.min(units, held)
-    redis.call('SETRANGE', l.key, HEADER + low * ENTRY, pack_entry(last, held - units))
+    call('SETRANGE', l.key, HEADER + low * ENTRY, pack_entry(last, held - units))
   end
   l.sum = l.sum - units
-  redis.call('SETRANGE', l.key, 0, header(l))
+  call('SETRANGE', l.key, 0, header(l))
 end
 
 -- retry_after returns in how many milliseconds missing units will have left
@@ -171,13 +177,18 @@ local function retry_after(l, now, window, missing)
   return l.last + window - now
 end
 
-local function milliseconds()
-  local t = redis.call('TIME')
-  return t[1] * 1000 + math.floor(t[2] / 1000)
-end
-
 -- keep_until returns until when the counter of a period that ends so is kept:
 -- two days longer, for calls that are settled late.
 local function keep_until(period_end)
-  return string.format('%.0f', tonumber(period_end) + 172800000)
+  return string.format('%.0f', period_end + 172800000)
+end
+
+-- read_bound returns the i-th of the bounds that the caller has packed: its
+-- kind, the units that it gives, the limit, the window in ms, and the last
+-- number, which is the resolution in ms of a window, the end in Unix ms of a
+-- period, and how long a slot is held in ms.
+local function read_bound(packed, i)
+  local at = (i - 1) * BOUND + 1
+  if struct then return struct.unpack(FORMAT, packed, at) end
+  return unpack_numbers(packed, at, {1, 6, 6, 6, 6})
 end

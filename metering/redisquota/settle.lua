@@ -1,80 +1,105 @@
--- Changes what an admitted call is charged, and returns what it is charged now.
+-- Changes what an admitted call is charged, gives back what is left of what was
+-- lent with it, and frees its slots. Returns what the call is charged now.
 --
 -- KEYS: as for take.
--- ARGV: 1 the number of bounds, 2 the time of the take in ms, 3 the units
---       charged so far, 4 the units to charge, 5 the id of the event, 6 "1" for
---       a replay; then for each bound what take got.
+-- ARGV: 1 the bounds, 2 the time of the take in ms, 3 the units charged so far,
+--       4 the units to charge, 5 and 6 the units and calls to give back of what
+--       was lent, 7 the name of its slots, 8 the id of the event, 9 "1" for a
+--       replay.
 
-local bounds, at, charged, units = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
-local now = milliseconds()
+local struct = rawget(_G, 'struct')
+local call = redis.call
+local WINDOW, ATTEMPTS, PERIOD, SLOTS = 0, 1, 2, 3
+local FORMAT, BOUND = '>BI6I6I6I6', 25
+
+--LOG--
+
+local bounds, at, charged, units = #ARGV[1] / BOUND, tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
+local block, calls = tonumber(ARGV[5]), tonumber(ARGV[6])
+local time = call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+
+local specs = {}
+for i = 1, bounds do
+  local kind, _, limit, window, last = read_bound(ARGV[1], i)
+  specs[i] = {kind = kind, limit = limit, window = window, last = last}
+  if kind == SLOTS then call('ZREM', KEYS[i], ARGV[7]) end
+end
+
+-- give_back takes units and calls out of the bounds, from where they were at
+-- the time at.
+local function give_back(at, units, calls)
+  for i, b in ipairs(specs) do
+    local less = units
+    if b.kind == ATTEMPTS then less = calls end
+    if less > 0 and b.kind == PERIOD then
+      local used = tonumber(call('GET', KEYS[i]) or 0)
+      if used > 0 then call('DECRBY', KEYS[i], string.format('%.0f', math.min(used, less))) end
+    elseif less > 0 and b.kind ~= SLOTS then
+      local l = read_log(KEYS[i])
+      if l then sub(l, at, less, math.max(now, l.last), b.window) end
+    end
+  end
+end
+
+if block + calls > 0 then give_back(at, block, calls) end
+if units == charged and ARGV[9] == '0' then return units end
 
 -- A charge under an idempotency key is held by every call that relies on it,
 -- and changes only when the last one lets go.
 local mark = KEYS[bounds + 1]
 if mark then
-  local seen = redis.call('HMGET', mark, 'id', 'units', 'holders', 'at', 'keys')
-  if seen[1] == ARGV[5] then
+  local seen = call('HMGET', mark, 'id', 'units', 'holders', 'at', 'keys')
+  if seen[1] == ARGV[8] then
     if tonumber(seen[3]) > 1 then
       if units > 0 then return tonumber(seen[2]) end
-      redis.call('HINCRBY', mark, 'holders', -1)
+      call('HINCRBY', mark, 'holders', -1)
       return 0
     end
-    if ARGV[6] == '1' then
+    if ARGV[9] == '1' then
       if units > 0 then return tonumber(seen[2]) end
-      redis.call('DEL', mark)
+      call('DEL', mark)
       -- The first call was charged under other limits: a plan or a period has
       -- changed since. Those units can't be found from here and stay.
       if seen[5] ~= redis.sha1hex(table.concat(KEYS, ' ')) then return 0 end
       charged, at = tonumber(seen[2]), tonumber(seen[4])
     elseif units == 0 then
-      redis.call('DEL', mark)
+      call('DEL', mark)
     end
-  elseif ARGV[6] == '1' then
+  elseif ARGV[9] == '1' then
     return units -- the charge is long gone; there is nothing to change
   else
     mark = nil
   end
 end
 
-local more = units - charged
-local logs = {}
-for i = 1, bounds do
-  local a = 7 + (i - 1) * 4
-  local window, attempts = tonumber(ARGV[a]), ARGV[a + 2] == '1'
-  if not attempts then
-    local used = 0
-    if window == 0 then
-      used = tonumber(redis.call('GET', KEYS[i]) or 0)
-    else
+if units < charged then
+  give_back(at, charged - units, 0)
+elseif units > charged then
+  local more, logs = units - charged, {}
+  for i, b in ipairs(specs) do
+    local used
+    if b.kind == PERIOD then
+      used = tonumber(call('GET', KEYS[i]) or 0)
+    elseif b.kind == WINDOW then
+      used = 0
       local l = read_log(KEYS[i])
       if l then
-        prune(l, math.max(now, l.last), window)
+        prune(l, math.max(now, l.last), b.window)
         logs[i], used = l, l.sum
       end
     end
-    if more > 0 then more = math.min(more, math.max(0, tonumber(ARGV[a + 1]) - used)) end
+    if used then more = math.min(more, math.max(0, b.limit - used)) end
   end
-end
-
-for i = 1, bounds do
-  local a = 7 + (i - 1) * 4
-  local window, attempts = tonumber(ARGV[a]), ARGV[a + 2] == '1'
-  if not attempts and more ~= 0 then
-    if window == 0 then
-      local used = tonumber(redis.call('GET', KEYS[i]) or 0)
-      if more > 0 then
-        redis.call('INCRBY', KEYS[i], string.format('%.0f', more))
-        redis.call('PEXPIREAT', KEYS[i], keep_until(ARGV[a + 3]))
-      elseif used > 0 then
-        redis.call('DECRBY', KEYS[i], string.format('%.0f', math.min(used, -more)))
-      end
-    elseif more > 0 then
-      add(logs[i], KEYS[i], now, more, window, tonumber(ARGV[a + 3]))
-    elseif logs[i] then
-      sub(logs[i], at, -more, math.max(now, logs[i].last), window)
+  for i, b in ipairs(specs) do
+    if more > 0 and b.kind == PERIOD then
+      call('INCRBY', KEYS[i], string.format('%.0f', more))
+      call('PEXPIREAT', KEYS[i], keep_until(b.last))
+    elseif more > 0 and b.kind == WINDOW then
+      add(logs[i], KEYS[i], now, 0, more, b.window, b.last)
     end
   end
+  units = charged + more
 end
-units = charged + more
-if mark and units > 0 then redis.call('HSET', mark, 'units', string.format('%.0f', units)) end
+if mark and units > 0 then call('HSET', mark, 'units', string.format('%.0f', units)) end
 return units

@@ -1,35 +1,78 @@
 -- Takes the units of a call from all of its bounds, or from none.
 --
 -- KEYS: one per bound, then the one of the idempotency key if there is one.
--- ARGV: 1 the number of bounds, 2 "1" to take and "0" to look, 3 the units of
---       the call, 4 the id of its event, 5 how long an idempotency key is
---       remembered in ms; then for each bound: window in ms (0: a period),
---       limit, "1" if it counts attempts, resolution in ms (for a period: its
---       end in Unix ms).
--- Returns: allowed, index of the first bound that refused, now in ms, replay,
---       units charged, id; then for each bound: remaining, retry after in ms.
+-- ARGV: 1 the bounds; the others are left out if they are all as for a plain
+--       call: 2 "1" to take and "0" to look, 3 the name of the slots that the
+--       call holds, 4 and 5 the units and calls to lend beside those of the
+--       call, 6 for how long, in ms, 7 the units of the call, 8 the id of its
+--       event, 9 how long an idempotency key is remembered in ms.
+-- Returns, packed: now in ms (6 bytes), the first bound that refused from 1 on,
+--       or 0 (1), whether it is a replay (1), the units charged if it is (6),
+--       units and calls lent (6, 6); for each bound: remaining (6), retry after
+--       in ms (6); the id of the first charge if it is a replay.
 
-local bounds, take, units, id = tonumber(ARGV[1]), ARGV[2] == '1', tonumber(ARGV[3]), ARGV[4]
-local now = milliseconds()
+local struct = rawget(_G, 'struct') -- absent on some servers that speak the protocol
+local call = redis.call
+local WINDOW, ATTEMPTS, PERIOD, SLOTS = 0, 1, 2, 3
+local FORMAT, BOUND = '>BI6I6I6I6', 25
+local NEVER = 281474976710655
 
-local mark, replay, signature = KEYS[bounds + 1], 0, nil
-local price = units
-if mark then
-  local seen = redis.call('HMGET', mark, 'id', 'units')
-  if seen[1] then
-    replay, id, units, price = 1, seen[1], tonumber(seen[2]), 0
+local time = call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+
+-- The common case, in as few steps as it takes: a plain call, windows from
+-- which nothing has to be dropped and whose open entries take it. It comes
+-- before the functions because to make those takes longer than to decide.
+if struct and #ARGV == 1 then
+  local packed, headers, left, fits = ARGV[1], {}, '', true
+  for i = 1, #KEYS do
+    local kind, weight, limit, window, resolution = struct.unpack(FORMAT, packed, (i - 1) * BOUND + 1)
+    if kind > ATTEMPTS then fits = false break end
+    local h = call('GETRANGE', KEYS[i], 0, 34)
+    if #h < 35 then fits = false break end
+    local sum, start, last, units, head, count, oldest = struct.unpack('>I6I6I6I5I3I3I6', h)
+    sum = sum + weight
+    local gone = now - window
+    if sum > limit or now - start >= resolution or last <= gone or head < count and oldest <= gone or units == 0 then
+      fits = false
+      break
+    end
+    if last < now then last = now end
+    headers[i] = struct.pack('>I6I6I6I5I3I3I6', sum, start, last, units + weight, head, count, oldest)
+    left = left .. struct.pack('>I6I6', limit - sum, 0)
+  end
+  if fits then
+    for i = 1, #KEYS do call('SETRANGE', KEYS[i], 0, headers[i]) end
+    return struct.pack('>I6BBI6I6I6', now, 0, 0, 0, 0, 0) .. left
   end
 end
 
-local logs, weights, reply = {}, {}, {1, -1, now, replay, units, id}
+--LOG--
+
+local bounds = #ARGV[1] / BOUND
+local take, slot = ARGV[2] ~= '0', ARGV[3]
+local block, calls, ahead = tonumber(ARGV[4] or 0), tonumber(ARGV[5] or 0), tonumber(ARGV[6] or 0)
+local mark, replay, units, id = KEYS[bounds + 1], 0, 0, ''
+if mark then
+  local seen = call('HMGET', mark, 'id', 'units')
+  if seen[1] then replay, id, units = 1, seen[1], tonumber(seen[2]) end
+end
+
+local logs, specs, states, refused = {}, {}, {}, 0
+local lent_from_attempts = false
 for i = 1, bounds do
-  local a = 6 + (i - 1) * 4
-  local window, limit, attempts = tonumber(ARGV[a]), tonumber(ARGV[a + 1]), ARGV[a + 2] == '1'
-  local weight, used, retry = price, 0, 0
-  if attempts then weight = 1 end
-  weights[i] = weight
-  if window == 0 then
-    used = tonumber(redis.call('GET', KEYS[i]) or 0)
+  local kind, weight, limit, window, last = read_bound(ARGV[1], i)
+  local used, retry = 0, 0
+  if replay == 1 and kind ~= ATTEMPTS and kind ~= SLOTS then weight = 0 end
+  if kind == PERIOD then
+    used = tonumber(call('GET', KEYS[i]) or 0)
+  elseif kind == SLOTS then
+    if take then
+      call('ZREMRANGEBYSCORE', KEYS[i], '-inf', now)
+      used = call('ZCARD', KEYS[i])
+    else
+      used = call('ZCOUNT', KEYS[i], '(' .. string.format('%.0f', now), '+inf')
+    end
   else
     local l = read_log(KEYS[i])
     if l then
@@ -38,42 +81,65 @@ for i = 1, bounds do
     end
   end
   if weight > 0 and used + weight > limit then
-    if reply[1] == 1 then reply[1], reply[2] = 0, i - 1 end
+    if refused == 0 then refused = i end
     if weight > limit then
-      retry = -1
-    elseif window == 0 then
-      retry = math.max(1, tonumber(ARGV[a + 3]) - now)
+      retry = NEVER
+    elseif kind == PERIOD then
+      retry = math.max(1, last - now)
+    elseif kind == SLOTS then
+      retry = math.min(1000, last) -- when a call will end nobody knows
     else
       retry = retry_after(logs[i], now, window, used + weight - limit)
     end
   end
-  reply[5 + 2 * i], reply[6 + 2 * i] = math.max(0, limit - used), retry
-end
-if reply[1] == 0 then
-  reply[5] = 0
-  return reply
+  local room = math.floor(math.max(0, limit - used - weight) / 8)
+  if kind == ATTEMPTS then
+    calls, lent_from_attempts = math.min(calls, room), true
+  elseif kind == SLOTS then
+    block = 0 -- a slot belongs to one call
+  else
+    block = math.min(block, room)
+  end
+  specs[i] = {kind = kind, weight = weight, window = window, last = last}
+  states[i] = {math.max(0, limit - used), retry}
 end
 
-for i = 1, bounds do
-  local a = 6 + (i - 1) * 4
-  local window, weight = tonumber(ARGV[a]), weights[i]
-  reply[5 + 2 * i] = math.max(0, reply[5 + 2 * i] - weight)
-  if take and weight > 0 then
-    if window > 0 then
-      add(logs[i], KEYS[i], now, weight, window, tonumber(ARGV[a + 3]))
+if refused > 0 or block == 0 or lent_from_attempts and calls == 0 then block, calls, ahead = 0, 0, 0 end
+if refused == 0 then
+  for i, b in ipairs(specs) do
+    local weight = b.weight
+    if b.kind == ATTEMPTS then weight = weight + calls elseif b.kind ~= SLOTS then weight = weight + block end
+    states[i][1] = math.max(0, states[i][1] - weight)
+    if take and weight > 0 then
+      if b.kind == PERIOD then
+        call('INCRBY', KEYS[i], string.format('%.0f', weight))
+        call('PEXPIREAT', KEYS[i], keep_until(b.last))
+      elseif b.kind == SLOTS then
+        call('ZADD', KEYS[i], string.format('%.0f', now + b.last), slot)
+        call('PEXPIRE', KEYS[i], b.last)
+      else
+        add(logs[i], KEYS[i], now, ahead, weight, b.window, b.last)
+      end
+    end
+  end
+  if take and mark then
+    if replay == 1 then
+      call('HINCRBY', mark, 'holders', 1)
     else
-      redis.call('INCRBY', KEYS[i], string.format('%.0f', weight))
-      redis.call('PEXPIREAT', KEYS[i], keep_until(ARGV[a + 3]))
+      call('HSET', mark, 'id', ARGV[8], 'units', ARGV[7], 'holders', 1,
+        'at', string.format('%.0f', now), 'keys', redis.sha1hex(table.concat(KEYS, ' ')))
+      call('PEXPIRE', mark, ARGV[9])
     end
   end
 end
-if take and mark then
-  if replay == 1 then
-    redis.call('HINCRBY', mark, 'holders', 1)
-  else
-    redis.call('HSET', mark, 'id', id, 'units', string.format('%.0f', units), 'holders', 1,
-      'at', string.format('%.0f', now), 'keys', redis.sha1hex(table.concat(KEYS, ' ')))
-    redis.call('PEXPIRE', mark, ARGV[5])
-  end
+
+local reply
+if struct then
+  reply = {struct.pack('>I6BBI6I6I6', now, refused, replay, units, block, calls)}
+  for _, s in ipairs(states) do reply[#reply + 1] = struct.pack('>I6I6', s[1], s[2]) end
+else
+  reply = {pack_number(now, 6), pack_number(refused, 1), pack_number(replay, 1), pack_number(units, 6),
+    pack_number(block, 6), pack_number(calls, 6)}
+  for _, s in ipairs(states) do reply[#reply + 1] = pack_number(s[1], 6) .. pack_number(s[2], 6) end
 end
-return reply
+return table.concat(reply) .. id

@@ -1,0 +1,168 @@
+package meteringtest
+
+import (
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/mcpsaas/mcpsaas/metering"
+)
+
+func testSlots(t *testing.T, f LimiterFixture) {
+	r := request(20, metering.PerHour(1_000), metering.Concurrent(3))
+	var running []metering.Decision
+	for i := range int64(3) {
+		d := take(t, f, r)
+		require.True(t, d.Allowed)
+		require.NotEmpty(t, d.Slot)
+		require.EqualValues(t, 2-i, d.Limits[1].Remaining, "a call takes one slot, whatever it costs")
+		running = append(running, d)
+	}
+	d := take(t, f, r)
+	require.False(t, d.Allowed)
+	require.Equal(t, 1, d.Refused)
+	require.Positive(t, d.RetryAfter())
+	require.EqualValues(t, 940, d.Limits[0].Remaining, "the refused call has taken units")
+
+	// A call that ends frees its own slot, once, whatever it is charged.
+	settle(t, f, running[0], 20)
+	settle(t, f, running[0], 20)
+	running[0] = take(t, f, r)
+	require.True(t, running[0].Allowed)
+	require.False(t, take(t, f, r).Allowed, "a call that ended twice has freed two slots")
+	settle(t, f, running[1], 0)
+	require.EqualValues(t, 940, left(t, f, r))
+
+	// A replay runs as well.
+	r.Key, r.KeyTTL = "0123456789abcdef", time.Hour
+	first := take(t, f, r)
+	require.True(t, first.Allowed)
+	require.False(t, take(t, f, again(r)).Allowed)
+	settle(t, f, running[2], 20)
+	second := take(t, f, again(r))
+	require.True(t, second.Replay)
+	require.NotEqual(t, first.Slot, second.Slot)
+	settle(t, f, first, 20)
+	require.True(t, take(t, f, again(r)).Allowed)
+	require.False(t, take(t, f, again(r)).Allowed)
+}
+
+// Mutation seen here: slots that never expire.
+func testSlotsExpire(t *testing.T, f LimiterFixture) {
+	renewer, ok := f.Limiter.(metering.Renewer)
+	require.True(t, ok)
+	r := request(1, metering.Concurrent(2))
+	crashed, alive := take(t, f, r), take(t, f, r)
+	require.True(t, crashed.Allowed)
+	require.False(t, take(t, f, r).Allowed)
+	f.Advance(20 * time.Second)
+	require.NoError(t, renewer.Renew(t.Context(), alive))
+	f.Advance(10*time.Second - time.Millisecond)
+	require.False(t, take(t, f, r).Allowed)
+	f.Advance(time.Millisecond)
+	d, err := f.Limiter.Peek(t.Context(), r)
+	require.NoError(t, err)
+	require.True(t, d.Allowed)
+	require.True(t, take(t, f, r).Allowed)
+	f.Advance(time.Second) // past what a refusal may be remembered for
+	require.False(t, take(t, f, r).Allowed, "the slot that was renewed has expired")
+
+	// It frees its slot; the one that crashed must not free another's.
+	settle(t, f, alive, 1)
+	require.True(t, take(t, f, r).Allowed)
+	settle(t, f, crashed, 1)
+	require.False(t, take(t, f, r).Allowed)
+}
+
+// lend asks for a block beside a call of one unit.
+func lend(t *testing.T, f LimiterFixture, r metering.Request, units, calls int64) metering.Decision {
+	t.Helper()
+	r.Block = metering.Block{Units: units, Calls: calls, Hold: 200 * time.Millisecond}
+	d := take(t, f, r)
+	require.True(t, d.Allowed)
+	return d
+}
+
+func testBlock(t *testing.T, f LimiterFixture) {
+	if f.Lends {
+		return
+	}
+	r := request(1, metering.PerHour(1_000), metering.PerHour(400))
+	r.Bounds[1].Attempts = true
+	d := lend(t, f, r, 80, 20)
+	require.Equal(t, metering.Block{Units: 80, Calls: 20, Hold: 200 * time.Millisecond}, d.Block)
+	require.EqualValues(t, 1, d.Units)
+	require.Equal(t, []int64{919, 379}, []int64{d.Limits[0].Remaining, d.Limits[1].Remaining})
+
+	// No more than an eighth of what is left, of any bound.
+	d = lend(t, f, r, 500, 500)
+	require.EqualValues(t, 918/8, d.Block.Units)
+	require.EqualValues(t, 378/8, d.Block.Calls)
+
+	small := request(1, metering.PerHour(8))
+	require.Zero(t, lend(t, f, small, 100, 100).Block)
+	require.EqualValues(t, 7, left(t, f, small))
+
+	slots := request(1, metering.PerHour(1_000), metering.Concurrent(100))
+	require.Zero(t, lend(t, f, slots, 100, 100).Block, "a slot belongs to one call")
+}
+
+func testBlockReturned(t *testing.T, f LimiterFixture) {
+	if f.Lends {
+		return
+	}
+	r := request(1, metering.PerHour(1_000), metering.PerHour(400), metering.PerMonth(10_000))
+	r.Bounds[1].Attempts = true
+	r.Bounds[2].Start, r.Bounds[2].End = month(f.Now())
+	d := lend(t, f, r, 80, 20)
+	d.Block.Units, d.Block.Calls = 50, 15
+	settle(t, f, d, 1)
+	r.Units = 0
+	after, err := f.Limiter.Peek(t.Context(), r)
+	require.NoError(t, err)
+	require.Equal(t, []int64{969, 393, 9_969}, []int64{after.Limits[0].Remaining, after.Limits[1].Remaining, after.Limits[2].Remaining})
+}
+
+// Units of a block that are spent at the last moment must stay in the window
+// for its whole length. Mutation seen here: a block that counts from when it
+// was lent.
+func testBlockStamp(t *testing.T, f LimiterFixture) {
+	if f.Lends {
+		return
+	}
+	r := request(1, metering.Per(time.Minute, 1_000))
+	lent := lend(t, f, r, 100, 0)
+	require.EqualValues(t, 100, lent.Block.Units)
+	f.Advance(150 * time.Millisecond) // and here they are spent
+	f.Advance(time.Minute - time.Millisecond)
+	require.EqualValues(t, 899, left(t, f, r), "units were released before they had left the window")
+	f.Advance(time.Second + 200*time.Millisecond)
+	require.EqualValues(t, 1_000, left(t, f, r), "units were released late")
+
+	// Units of calls beside the block are given back to where they were.
+	lend(t, f, r, 100, 0)
+	f.Advance(100 * time.Millisecond)
+	r.Units = 30
+	d := take(t, f, r)
+	f.Advance(2 * time.Second)
+	take(t, f, r)
+	settle(t, f, d, 0)
+	require.EqualValues(t, 1_000-101-30, left(t, f, r))
+}
+
+func testReset(t *testing.T, f LimiterFixture) {
+	resetter, ok := f.Limiter.(metering.Resetter)
+	require.True(t, ok)
+	r := request(100, metering.PerHour(100), metering.PerMonth(100), metering.PerHour(1), metering.Concurrent(3))
+	r.Bounds[1].Start, r.Bounds[1].End = month(f.Now())
+	r.Bounds[2].Attempts = true
+	d := take(t, f, r)
+	require.True(t, d.Allowed)
+	require.False(t, take(t, f, r).Allowed)
+	require.NoError(t, resetter.Reset(t.Context(), r))
+	settle(t, f, d, 0) // gives back nothing that others have taken since
+	d = take(t, f, r)
+	require.True(t, d.Allowed)
+	require.EqualValues(t, 0, d.Limits[0].Remaining)
+}

@@ -1,0 +1,99 @@
+package metering_test
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"time"
+
+	"github.com/modelcontextprotocol/go-sdk/mcp"
+	"github.com/stretchr/testify/require"
+
+	"github.com/mcpsaas/mcpsaas/metering"
+	"github.com/mcpsaas/mcpsaas/metering/meteringtest"
+	"github.com/mcpsaas/mcpsaas/tenancy/tenant"
+)
+
+func plansOf(p metering.Plan) *metering.Options {
+	return &metering.Options{Plans: map[tenant.Plan]metering.Plan{tenant.Free: p}}
+}
+
+// A call holds its slot while it runs, and no longer, however it ends.
+// Mutation seen here: a slot that is freed only if the charge changes.
+func TestConcurrent(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, plansOf(metering.Plan{Limits: []metering.Limit{metering.PerHour(100), metering.Concurrent(1)}}))
+	var inner error
+	search := metering.WithMetering(b.meter, "search", func(ctx context.Context, _ *mcp.CallToolRequest, _ noArgs) (*mcp.CallToolResult, answer, error) {
+		// A second call of the tenant, not one within this one.
+		_, inner = invoke(b.ctx(t), metering.WithMetering(b.meter, "report", ok), "report", nil)
+		return nil, answer{}, nil
+	})
+	_, err := invoke(b.ctx(t), search, "search", nil)
+	require.NoError(t, err)
+	var quota *metering.QuotaError
+	require.ErrorAs(t, inner, &quota)
+	require.Equal(t, "concurrent", quota.Limit)
+	require.Equal(t, metering.CodeRateLimited, quota.Code)
+	b.requireCharged(t, 1)
+
+	failing := metering.WithMetering(b.meter, "search", func(context.Context, *mcp.CallToolRequest, noArgs) (*mcp.CallToolResult, answer, error) {
+		return nil, answer{}, errors.New("no")
+	})
+	_, err = invoke(b.ctx(t), failing, "search", nil)
+	require.EqualError(t, err, "no")
+	_, err = invoke(b.ctx(t), metering.WithMetering(b.meter, "report", ok), "report", nil)
+	require.NoError(t, err)
+}
+
+// The slot of a call that takes longer than Hold is renewed. Mutation seen
+// here: without the renewing, the second call is admitted.
+func TestConcurrentLongCall(t *testing.T) {
+	t.Parallel()
+	memory := metering.NewMemory(nil)
+	renewed := make(chan struct{}, 100)
+	meter, err := metering.New(renewing{memory, renewed}, &meteringtest.Sink{}, plansOf(metering.Plan{
+		Limits: []metering.Limit{{Units: 1, Hold: time.Second}},
+	}))
+	require.NoError(t, err)
+	ctx := tenant.NewContext(t.Context(), newTenant(tenant.Free))
+	long := metering.WithMetering(meter, "long", func(context.Context, *mcp.CallToolRequest, noArgs) (*mcp.CallToolResult, answer, error) {
+		for range 5 { // a third of Hold each
+			<-renewed
+		}
+		_, err := invoke(ctx, metering.WithMetering(meter, "other", ok), "other", nil)
+		require.ErrorIs(t, err, metering.ErrQuotaExceeded)
+		return nil, answer{}, nil
+	})
+	_, err = invoke(ctx, long, "long", nil)
+	require.NoError(t, err)
+	_, err = invoke(ctx, metering.WithMetering(meter, "other", ok), "other", nil)
+	require.NoError(t, err)
+}
+
+type renewing struct {
+	*metering.Memory
+	renewed chan struct{}
+}
+
+func (r renewing) Renew(ctx context.Context, d metering.Decision) error {
+	defer func() { r.renewed <- struct{}{} }()
+	return r.Memory.Renew(ctx, d)
+}
+
+func TestReset(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, plansOf(metering.Plan{
+		Limits: []metering.Limit{metering.PerHour(20), metering.PerMonth(20), {Units: 20, Period: metering.CalendarDay}},
+		Tools:  map[string][]metering.Limit{"report": {metering.PerMinute(20)}},
+	}))
+	report := metering.WithMetering(b.meter, "report", ok)
+	_, err := invoke(b.ctx(t), report, "report", nil)
+	require.NoError(t, err)
+	_, err = invoke(b.ctx(t), report, "report", nil)
+	require.ErrorIs(t, err, metering.ErrQuotaExceeded)
+	require.NoError(t, b.meter.Reset(t.Context(), b.tenant))
+	_, err = invoke(b.ctx(t), report, "report", nil)
+	require.NoError(t, err)
+	require.ErrorIs(t, b.meter.Reset(t.Context(), tenant.Tenant{ID: b.tenant.ID, Plan: "none"}), metering.ErrUnknownPlan)
+}
