@@ -203,7 +203,7 @@ func TestFreeTenant(t *testing.T) {
 }
 
 func meterCaps(billing.Target) billing.Caps {
-	return billing.Caps{SlotGranularity: time.Second, VerifyWindow: time.Minute, MaxFuture: 5 * time.Minute}
+	return billing.Caps{SlotGranularity: time.Second, VerifyWindow: time.Minute, MaxFuture: 5 * time.Minute, LateGrace: 50 * time.Minute}
 }
 
 // TestAppendRace: usage on its way in while the subscription is being saved is

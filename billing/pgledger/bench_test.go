@@ -43,10 +43,10 @@ func BenchmarkAppend(bm *testing.B) {
 // sealed long ago.
 const fillSQL = `
 insert into mcpsaas.usage_events (event_id, tenant_id, tool, plan, units, outcome, occurred_at, recorded_at,
-	duration_us, unmetered, request_id, due, batch_id)
+	duration_us, unmetered, request_id, due, batch_id, bill_at)
 select gen_random_uuid(), lpad(to_hex(i % 1000 + 1), 32, '0')::uuid, 'search', 'pro', 1, 'ok',
 	$1::timestamptz + i * interval '1 ms', $1::timestamptz + i * interval '1 ms', 1000, false, '',
-	i > $2::bigint - 10000, case when i <= $2::bigint - 10000 then gen_random_uuid() end
+	i > $2::bigint - 10000, case when i <= $2::bigint - 10000 then gen_random_uuid() end, $1::timestamptz + i * interval '1 ms'
 from generate_series(1, $2::bigint) as i`
 
 // BenchmarkStats is the query behind the health checks on a large table, for

@@ -28,21 +28,23 @@
 // a tenant that pays nothing don't. Append decides it, and a change of periods
 // decides it anew for what it touches, in one transaction with the change.
 //
+// # Late usage
+//
+// Usage belongs to the billing period that it occurred in. Where the provider
+// no longer takes that period's usage when it is to be sealed, it is billed with
+// the present period: bill_at says when, mark is 'late', late_for is when its own
+// period began. What is older than the provider takes at all (35 days), or has
+// no present period because the subscription is over, is sealed into a batch
+// that is parked for a person. An event from a clock that runs more than five
+// minutes ahead is billed as of now and has the mark 'ahead'. occurred_at stays
+// what the event said.
+//
 // # Partitions
 //
 // Ids of events are UUIDv7, so usage_events is partitioned by ranges of ids:
-// ranges of time, while the key stays the id alone and an event is unique
-// across partitions. It starts with one partition, usage_events_rest. To begin a
-// new one at an id M that lies ahead of all that exist, such as
-// '019d4000-0000-7000-8000-000000000000':
-//
-//	begin;
-//	alter table mcpsaas.usage_events detach partition mcpsaas.usage_events_rest;
-//	alter table mcpsaas.usage_events_rest rename to usage_events_2026;
-//	alter table mcpsaas.usage_events attach partition mcpsaas.usage_events_2026 for values from (minvalue) to (M);
-//	create table mcpsaas.usage_events_rest partition of mcpsaas.usage_events default;
-//	commit;
-//
-// (An id is 48 bits of Unix milliseconds, then the rest.) Old partitions may be
-// detached and dropped once nothing in them is due.
+// months, while the key stays the id alone and an event is unique across
+// partitions. [Ledger.Run] makes the partitions of the coming months and, with
+// [Options.Retention], drops old ones, but none with unbilled usage. Ids from no
+// such month are in usage_events_rest. Should nobody run it, new events are
+// there too, and nothing else changes.
 package pgledger

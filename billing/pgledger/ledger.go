@@ -5,6 +5,7 @@ import (
 	"embed"
 	"errors"
 	"fmt"
+	"log/slog"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -34,13 +35,23 @@ type Options struct {
 	// Now is the clock of what the ledger dates itself: when an event was
 	// recorded and a notice received. Defaults to time.Now.
 	Now func() time.Time
+
+	// Retention is how long [Ledger.Run] keeps usage events, by the months of
+	// their ids; the hourly sums stay. At least 62 days, so that a month is
+	// gone only when no provider takes its usage any more. Zero: for ever.
+	Retention time.Duration
+
+	// Logger takes what the operator should know. Nil discards it.
+	Logger *slog.Logger
 }
 
 // Ledger keeps usage and billing state in PostgreSQL. It is safe for
 // concurrent use, and any number of processes may share a database.
 type Ledger struct {
-	pool *pgxpool.Pool
-	now  func() time.Time
+	pool      *pgxpool.Pool
+	now       func() time.Time
+	retention time.Duration
+	log       *slog.Logger
 }
 
 var (
@@ -55,9 +66,18 @@ func New(pool *pgxpool.Pool, opts *Options) (*Ledger, error) {
 	if pool == nil {
 		return nil, errors.New("pgledger: new: pool is nil")
 	}
-	l := &Ledger{pool: pool, now: time.Now}
-	if opts != nil && opts.Now != nil {
-		l.now = opts.Now
+	if opts == nil {
+		opts = &Options{}
+	}
+	l := &Ledger{pool: pool, now: opts.Now, retention: opts.Retention, log: opts.Logger}
+	if l.now == nil {
+		l.now = time.Now
+	}
+	if l.log == nil {
+		l.log = slog.New(slog.DiscardHandler)
+	}
+	if l.retention != 0 && l.retention < leastRetention {
+		return nil, fmt.Errorf("pgledger: new: Retention: %v is less than 62 days", l.retention)
 	}
 	return l, nil
 }

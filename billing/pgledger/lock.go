@@ -24,7 +24,7 @@ const (
 	lockTenantSQL = `select pg_advisory_xact_lock(822001, hashtext($1::text))`
 	lockBucketSQL = `select pg_advisory_xact_lock(822002, get_byte(uuid_send($1::uuid), 15) & 31)`
 	lockAppendSQL = `select pg_advisory_xact_lock_shared(822002, b) from (
-		select distinct get_byte(uuid_send(t), 15) & 31 as b from unnest($1::uuid[]) as t order by 1) as buckets`
+		select distinct get_byte(uuid_send(t), 15) & 31 as b from unnest($1) as t order by 1) as buckets`
 )
 
 func lockTenant(ctx context.Context, tx pgx.Tx, id tenant.ID) error {

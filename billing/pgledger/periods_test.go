@@ -38,26 +38,6 @@ func TestRenewal(t *testing.T) {
 	require.NoError(t, w.CheckTenant(t.Context(), id))
 }
 
-// TestUnseenPeriod: a period that began and ended while nobody looked is
-// accounted for: what is too late to be billed is parked, not forgotten.
-func TestUnseenPeriod(t *testing.T) {
-	t.Parallel()
-	b := setup(t)
-	id := tenant.NewID()
-	s := b.subscribe(t, id, billing.ModeMeter)
-	first := s.PeriodEnd
-	b.clock.Advance(first.Sub(start) + 24*time.Hour)
-	b.append(t, b.event(id, 9))
-	b.clock.Advance(31 * 24 * time.Hour)
-	s.PeriodStart = first.AddDate(0, 1, 0)
-	s.PeriodEnd = first.AddDate(0, 2, 0)
-	b.save(t, id, s)
-	w := b.worker(t, billingtest.NewProvider(billing.ModeMeter, b.clock.Now))
-	require.NoError(t, w.Tick(t.Context()))
-	require.Equal(t, 1, b.stats(t, id).Parked)
-	require.ErrorContains(t, w.Check(t.Context()), "1 batch parked")
-}
-
 // TestPlanChange: in the middle of a period the targets change; usage before
 // the change goes to the old one and after it to the new one, to the second,
 // though the notice comes late.

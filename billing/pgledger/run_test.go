@@ -11,7 +11,6 @@ import (
 	"github.com/mcpsaas/mcpsaas/billing"
 	"github.com/mcpsaas/mcpsaas/billing/billingtest"
 	"github.com/mcpsaas/mcpsaas/internal/devtest"
-	"github.com/mcpsaas/mcpsaas/metering/usage"
 	"github.com/mcpsaas/mcpsaas/tenancy/tenant"
 )
 
@@ -108,39 +107,6 @@ func TestDatabaseLost(t *testing.T) {
 	require.NoError(t, w.CheckTenant(t.Context(), id))
 }
 
-// TestPartitions follows the recipe of the package comment: an event is unique
-// across partitions, and everything else works on.
-func TestPartitions(t *testing.T) {
-	t.Parallel()
-	b := setup(t)
-	id := tenant.NewID()
-	b.subscribe(t, id, billing.ModeMeter)
-	past := b.event(id, 1)
-	b.append(t, past)
-	owner := b.db.Pool(t)
-	_, err := owner.Exec(t.Context(), `
-		begin;
-		alter table mcpsaas.usage_events detach partition mcpsaas.usage_events_rest;
-		alter table mcpsaas.usage_events_rest rename to usage_events_2026;
-		alter table mcpsaas.usage_events attach partition mcpsaas.usage_events_2026
-			for values from (minvalue) to ('f0000000-0000-7000-8000-000000000000');
-		create table mcpsaas.usage_events_rest partition of mcpsaas.usage_events default;
-		commit`)
-	require.NoError(t, err)
-	ahead := b.event(id, 20)
-	ahead.ID = "f0000000" + ahead.ID[8:]
-	b.clock.Advance(time.Minute)
-	for range 2 {
-		_, err := b.Append(t.Context(), []usage.Event{past, ahead})
-		require.NoError(t, err)
-	}
-	require.Equal(t, "1", b.text(t, `select count(*)::text from mcpsaas.usage_events_2026`))
-	require.Equal(t, "1", b.text(t, `select count(*)::text from mcpsaas.usage_events_rest`))
-	provider := billingtest.NewProvider(billing.ModeMeter, b.clock.Now)
-	require.NoError(t, b.worker(t, provider).Flush(t.Context(), id))
-	require.EqualValues(t, 21, billed(provider, target(id, billing.ModeMeter)))
-}
-
 // TestStatsPlans: no number behind the health checks is counted, and no batch
 // claimed, by reading a table from end to end.
 func TestStatsPlans(t *testing.T) {
@@ -148,7 +114,7 @@ func TestStatsPlans(t *testing.T) {
 	b := setup(t)
 	for _, q := range []struct{ sql, index string }{
 		{`select recorded_at from mcpsaas.usage_events where due order by recorded_at limit 1`, "recorded_at"},
-		{`select recorded_at from mcpsaas.usage_events where due and tenant_id = '00000000-0000-0000-0000-000000000007' order by occurred_at limit 1`, "tenant_id_occurred_at"},
+		{`select recorded_at from mcpsaas.usage_events where due and tenant_id = '00000000-0000-0000-0000-000000000007' order by bill_at limit 1`, "tenant_id_bill_at"},
 		{`select from mcpsaas.usage_batches where state = 'parked' limit 1000`, "unsettled"},
 		{`select from mcpsaas.usage_batches where state in ('sealed', 'sending', 'verifying', 'unknown')
 			and tenant_id = '00000000-0000-0000-0000-000000000007' limit 1000`, "usage_batches"},

@@ -59,9 +59,9 @@ values ($1, $2, $3, $4, $5, $6, $7, $8)`
 	// dueSQL decides anew, for usage in no batch, whether it is to be billed.
 	dueSQL = `
 update mcpsaas.usage_events e set due = not due
-where tenant_id = $1 and occurred_at >= $2 and units > 0 and batch_id is null and due <> exists (
+where tenant_id = $1 and bill_at >= $2 and units > 0 and batch_id is null and due <> exists (
 	select from mcpsaas.billing_periods p
-	where p.tenant_id = $1 and e.occurred_at >= p.since and (p.live or e.occurred_at < p.until))`
+	where p.tenant_id = $1 and e.bill_at >= p.since and (p.live or e.bill_at < p.until))`
 )
 
 // Save implements [billing.NoticeStore].

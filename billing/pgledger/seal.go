@@ -87,12 +87,12 @@ type sealer struct {
 
 const (
 	firstDueSQL = `
-select occurred_at from mcpsaas.usage_events
-where tenant_id = $1 and due and occurred_at >= $2
-order by occurred_at limit 1`
+select bill_at from mcpsaas.usage_events
+where tenant_id = $1 and due and bill_at >= $2
+order by bill_at limit 1`
 
 	periodsSQL = `
-select p.target_id, p.period_start, p.period_end, p.since, p.until,
+select p.target_id, p.period_start, p.period_end, p.since, p.until, p.live,
 	t.tenant_id, t.provider, t.mode, t.customer, t.meter, t.meter_id, t.item
 from mcpsaas.billing_periods p join mcpsaas.billing_targets t on t.id = p.target_id
 where p.tenant_id = $1 and p.until > $2 and p.until > p.since
@@ -104,6 +104,7 @@ type period struct {
 	targetID     int64
 	start, end   time.Time
 	since, until time.Time
+	live         bool
 	target       billing.Target
 }
 
@@ -126,7 +127,7 @@ func (s sealer) next(ctx context.Context, from time.Time) (sealed int, goOn time
 	}
 	periods, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (p period, err error) {
 		t := &p.target
-		err = row.Scan(&p.targetID, &p.start, &p.end, &p.since, &p.until,
+		err = row.Scan(&p.targetID, &p.start, &p.end, &p.since, &p.until, &p.live,
 			&t.Tenant, &t.Provider, &t.Mode, &t.Customer, &t.Meter, &t.MeterID, &t.Item)
 		return p, err
 	})
@@ -137,6 +138,12 @@ func (s sealer) next(ctx context.Context, from time.Time) (sealed int, goOn time
 	if len(covering) == 0 {
 		// Not known yet to which period it belongs: the last one has ended and
 		// the provider has not told of the next.
+		return 0, bound, nil
+	}
+	switch s.lateness(periods, covering, first) {
+	case moves:
+		return 0, first, s.move(ctx, covering[0], first, bound)
+	case waiting:
 		return 0, bound, nil
 	}
 	full, err := s.seal(ctx, covering, first, bound)
@@ -170,27 +177,28 @@ func stretch(periods []period, at time.Time) (covering []period, bound time.Time
 // and returns what it really took.
 const attachSQL = `
 with first as (
-	select event_id, occurred_at, units from mcpsaas.usage_events
-	where tenant_id = $2 and due and occurred_at >= $3 and occurred_at < $4
-	order by occurred_at, event_id limit $5
+	select event_id, bill_at, units from mcpsaas.usage_events
+	where tenant_id = $2 and due and bill_at >= $3 and bill_at < $4
+	order by bill_at, event_id limit $5
 ), fitting as (
 	select event_id from (
 		select event_id, sum(units) over w as total, row_number() over w as n
-		from first window w as (order by occurred_at, event_id)) as f
+		from first window w as (order by bill_at, event_id)) as f
 	where total <= $6 or n = 1
 ), attached as (
 	update mcpsaas.usage_events e set batch_id = $1, due = false
 	from fitting f where e.event_id = f.event_id and e.batch_id is null
-	returning e.units, e.occurred_at
+	returning e.event_id, e.units, e.bill_at
 )
-select count(*), coalesce(sum(units), 0)::bigint, min(occurred_at), max(occurred_at),
+select count(*), coalesce(sum(units), 0)::bigint, min(bill_at), max(bill_at),
+	min(event_id::text collate "C"), max(event_id::text collate "C"),
 	(select count(*) from first) = $5 or (select count(*) from fitting) < (select count(*) from first)
 from attached`
 
 const insertBatchSQL = `
 insert into mcpsaas.usage_batches (id, events_in, tenant_id, target_id, period_start, period_end,
-	quantity, events, first_event, last_event, slot, sealed_at, next_at)
-values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $12)`
+	quantity, events, first_event, last_event, slot, sealed_at, next_at, first_id, last_id)
+values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $12, $13, $14)`
 
 // seal makes a batch for each of the periods out of the due events in [from,
 // to). full is set when more are left there than fit.
@@ -208,8 +216,9 @@ func (s sealer) seal(ctx context.Context, periods []period, from, to time.Time) 
 	var quantity int64
 	var events int
 	var earliest, latest time.Time
+	var firstID, lastID string
 	err = s.tx.QueryRow(ctx, attachSQL, ids[0], s.tenant, from, to, maxEvents, limit).
-		Scan(&events, &quantity, &earliest, &latest, &full)
+		Scan(&events, &quantity, &earliest, &latest, &firstID, &lastID, &full)
 	if err != nil {
 		return false, err
 	}
@@ -219,7 +228,7 @@ func (s sealer) seal(ctx context.Context, periods []period, from, to time.Time) 
 			return false, err
 		}
 		_, err = s.tx.Exec(ctx, insertBatchSQL, ids[i], ids[0], s.tenant, p.targetID, p.start, p.end,
-			quantity, events, earliest, latest, slot, s.now)
+			quantity, events, earliest, latest, slot, s.now, firstID, lastID)
 		if err != nil {
 			return false, err
 		}

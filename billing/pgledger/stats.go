@@ -29,7 +29,7 @@ select
 // occurred first, which is usually the one recorded first.
 const tenantStatsSQL = `
 select
-	(select recorded_at from mcpsaas.usage_events where due and tenant_id = $2 order by occurred_at limit 1),
+	(select recorded_at from mcpsaas.usage_events where due and tenant_id = $2 order by bill_at limit 1),
 	(select min(sealed_at) from mcpsaas.usage_batches
 		where state in ('sealed', 'sending', 'verifying', 'unknown') and tenant_id = $2),
 	(select count(*) from (select from mcpsaas.usage_events where due and tenant_id = $2 limit $1) as n),
