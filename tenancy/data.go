@@ -40,7 +40,7 @@ type DataOptions struct {
 	// URLs that log in as the owner: not those that [Open] has, which log in as
 	// the application's role.
 	// Defaults to none: such a tenant is out of reach.
-	Databases databaseResolver
+	Databases Resolver
 
 	// Files are the application's tables, as [NewMigrator] takes them. A tenant that
 	// gets a schema or a database to itself has them made by [Data.Prepare].

@@ -3,7 +3,7 @@ package tenancy
 import (
 	"context"
 	"errors"
-	"fmt"
+	"strings"
 	"sync"
 	"time"
 
@@ -15,7 +15,7 @@ import (
 // pool is made when it is first needed.
 type ownerPools struct {
 	home      *pgxpool.Pool
-	databases databaseResolver
+	databases Resolver
 
 	mu     sync.Mutex // for what follows
 	pools  map[ownerKey]*pgxpool.Pool
@@ -70,7 +70,7 @@ func (o *ownerPools) config(key ownerKey) (*pgxpool.Config, error) {
 		return config, nil
 	}
 	if o.databases == nil {
-		return nil, fmt.Errorf("%w %q: DataOptions.Databases is nil", ErrDatabaseUnavailable, key.database)
+		return nil, &ResolveError{Ref: key.database, Reason: "DataOptions.Databases is nil"}
 	}
 	config, err := parseURL("")
 	if err != nil {
@@ -81,13 +81,13 @@ func (o *ownerPools) config(key ownerKey) (*pgxpool.Config, error) {
 	// databases, and this side is seldom needed.
 	config.AfterRelease = func(*pgx.Conn) bool { return false }
 	config.BeforeConnect = func(ctx context.Context, config *pgx.ConnConfig) error {
-		url, err := o.databases.Resolve(ctx, key.database)
+		url, err := resolve(ctx, o.databases, key.database)
 		if err != nil {
 			return err
 		}
 		parsed, err := parseURL(url)
 		if err != nil {
-			return err
+			return &ResolveError{Ref: key.database, Reason: err.Error()}
 		}
 		*config = *parsed.ConnConfig
 		if !key.owner {
@@ -96,6 +96,16 @@ func (o *ownerPools) config(key ownerKey) (*pgxpool.Config, error) {
 		return nil
 	}
 	return config, nil
+}
+
+// renew has the resolver find a URL again whose login was refused, and reports
+// whether that is of any use.
+func (o *ownerPools) renew(database string, err error) bool {
+	f, ok := o.databases.(forgetter)
+	if ok = ok && strings.HasPrefix(sqlState(err), "28"); ok { // invalid authorization specification
+		f.Forget(database)
+	}
+	return ok
 }
 
 // close closes the pools that were made here, and waits for their connections.
@@ -107,10 +117,4 @@ func (o *ownerPools) close() {
 	for _, pool := range pools {
 		pool.Close()
 	}
-}
-
-// databaseResolver finds the URL of a database.
-type databaseResolver interface {
-	// Resolve returns the URL of the database that goes by this reference.
-	Resolve(ctx context.Context, database string) (string, error)
 }

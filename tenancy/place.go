@@ -26,6 +26,8 @@ type place struct {
 	// control logs in as the owner and runs as the control role, owner runs as
 	// the owner. Both are of the database that the place is in.
 	control, owner *pgxpool.Pool
+
+	pools *ownerPools
 }
 
 // placeAt returns a place that need not be the tenant's, nor exist. It doesn't
@@ -40,7 +42,7 @@ func (d *Data) placeAt(id tenant.ID, at Placement) (place, error) {
 	if at.Tier == "" {
 		at.Tier = TierShared
 	}
-	p := place{tenant: id, at: at, schema: "public"}
+	p := place{tenant: id, at: at, schema: "public", pools: d.pools}
 	if at.Tier == TierSchema {
 		p.schema = SchemaName(id)
 	}
@@ -91,11 +93,17 @@ func (p place) acquire(ctx context.Context, pool *pgxpool.Pool) (*pgxpool.Conn, 
 	bounded, cancel := context.WithTimeout(ctx, acquireBound)
 	defer cancel()
 	conn, err := pool.Acquire(bounded)
+	if err != nil && p.at.Tier == TierDatabase && p.pools.renew(p.at.Database, err) {
+		conn, err = pool.Acquire(bounded) // the password may be a new one
+	}
+	known, resolving := errors.AsType[*ResolveError](err)
 	switch {
 	case err == nil:
 		return conn, nil
 	case p.at.Tier != TierDatabase || ctx.Err() != nil:
 		return nil, redact(err)
+	case resolving:
+		return nil, known
 	}
 	return nil, fmt.Errorf("%w %q: %w", ErrDatabaseUnavailable, p.at.Database, redact(err))
 }
@@ -197,8 +205,6 @@ func (d *Data) hold(ctx context.Context, id tenant.ID, how holding, fn func(tx p
 }
 
 const (
-	movesExistSQL = `select to_regclass('mcpsaas.moves') is not null`
-
 	// movingSQL also finds a move that nobody works on: its end decides which of two
 	// copies counts.
 	movingSQL = `select exists (select from mcpsaas.moves where tenant_id = $1 and state not in ('kept', 'purged', 'aborted'))`
@@ -209,9 +215,6 @@ const (
 // standsStill fails if a move of the tenant has begun and not come to its end.
 func standsStill(ctx context.Context, tx pgx.Tx, id tenant.ID) error {
 	var yes bool
-	if err := tx.QueryRow(ctx, movesExistSQL).Scan(&yes); err != nil || !yes {
-		return err
-	}
 	if err := tx.QueryRow(ctx, movingSQL, id).Scan(&yes); err != nil || !yes {
 		return err
 	}
@@ -220,10 +223,6 @@ func standsStill(ctx context.Context, tx pgx.Tx, id tenant.ID) error {
 
 // keptCopies are the places that moves have left a copy in.
 func keptCopies(ctx context.Context, tx pgx.Tx, id tenant.ID) ([]Placement, error) {
-	var yes bool
-	if err := tx.QueryRow(ctx, movesExistSQL).Scan(&yes); err != nil || !yes {
-		return nil, err
-	}
 	rows, err := tx.Query(ctx, keptSQL, id)
 	if err != nil {
 		return nil, err
