@@ -17,4 +17,7 @@
 //
 // The data is a cache of the recent past: when Redis loses it, windows start
 // anew. Keys are "prefix:{tenant}:kind:..." and expire by themselves.
+//
+// A [Stream] keeps usage events in Redis where no disk survives the process, and
+// only in a Redis that keeps its data.
 package redisquota

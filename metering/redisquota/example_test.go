@@ -9,6 +9,7 @@ import (
 
 	"github.com/mcpsaas/mcpsaas/metering"
 	"github.com/mcpsaas/mcpsaas/metering/redisquota"
+	"github.com/mcpsaas/mcpsaas/metering/usage"
 	"github.com/mcpsaas/mcpsaas/tenancy/tenant"
 )
 
@@ -43,4 +44,19 @@ func Example() {
 	// true 80 30
 	// true 60 10
 	// false 60 10
+}
+
+func ExampleStream() {
+	client, err := redisquota.NewClient("redis://localhost:6379/0") // with appendonly yes
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer client.Close()
+	stream, err := redisquota.NewStream(client, nil)
+	if err != nil {
+		log.Fatal(err)
+	}
+	var store usage.Store // a pgledger.Ledger
+	// The sink of a metering.Meter; beside it, until the process ends:
+	go stream.Run(context.Background(), store)
 }
