@@ -11,3 +11,10 @@ var (
 
 // Token signs a context.
 func (s *Signer) Token(id tenant.ID) string { return s.token(id) }
+
+// Known is how many databases are remembered.
+func (c *CachedResolver) Known() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return len(c.entries)
+}
