@@ -1,6 +1,7 @@
 package tenancy_test
 
 import (
+	"fmt"
 	"regexp"
 	"slices"
 	"strings"
@@ -12,6 +13,7 @@ import (
 	"github.com/mcpsaas/mcpsaas/internal/devstack"
 	"github.com/mcpsaas/mcpsaas/internal/devtest"
 	"github.com/mcpsaas/mcpsaas/tenancy"
+	"github.com/mcpsaas/mcpsaas/tenancy/tenant"
 )
 
 var policyHash = regexp.MustCompile(`(tenant_(guard|access)_)[1-9a-f][0-9a-f]{7}`)
@@ -58,7 +60,11 @@ func TestAuditFindsSeededFaults(t *testing.T) {
 				role = b.role(t, fault.role)
 				opts.Roles = []string{role}
 			}
-			fill := strings.NewReplacer("{role}", role, "{database}", b.Name, "{owner}", devstack.OwnerRole).Replace
+			schema, other := "", ""
+			if strings.Contains(fault.spoil, "{schema}") {
+				schema, other = tenancy.SchemaName(b.schema(t)), tenancy.SchemaName(b.schema(t))
+			}
+			fill := strings.NewReplacer("{role}", role, "{database}", b.Name, "{owner}", devstack.OwnerRole, "{schema}", schema, "{other}", other).Replace
 			if fault.role == "" || fault.role == "nocreatedb" {
 				require.Empty(t, audited(t, b.Conn(t, "postgres"), &opts).Findings, "it is the spoiling that matters")
 			}
@@ -92,7 +98,7 @@ func TestAuditFindsSeededFaults(t *testing.T) {
 // Every rule has a fault in the corpus, or a test of its own below.
 func TestAuditRules(t *testing.T) {
 	t.Parallel()
-	tested := []string{"TEN000", "TEN008", "TEN506", "TEN509"}
+	tested := []string{"TEN000", "TEN008", "TEN123", "TEN506", "TEN509"}
 	for _, fault := range seededFaults {
 		for _, line := range fault.want {
 			tested = append(tested, line[:6])
@@ -133,6 +139,8 @@ create function plain() returns int language sql as 'select 1'`)
 			require.NoError(t, err)
 			_, err = conn.Exec(t.Context(), sql)
 			require.NoError(t, err)
+			_, err = (&bundle{Database: d}).schemaBy(t, owner)
+			require.NoError(t, err)
 			for _, role := range []string{devstack.OwnerRole, "postgres", tenancy.AppRole, tenancy.ControlRole} {
 				config, err := pgx.ParseConfig(d.URL)
 				require.NoError(t, err)
@@ -148,9 +156,48 @@ create function plain() returns int language sql as 'select 1'`)
 				report := audited(t, conn, nil)
 				require.NoError(t, conn.Close(t.Context()))
 				require.Empty(t, report.Findings, role)
-				require.Equal(t, 7, report.Tables)
+				require.Equal(t, 11, report.Tables)
 			}
 		})
+	}
+}
+
+// In a database that is signed, what isn't is found, also while the one is made of
+// the other.
+func TestAuditSigned(t *testing.T) {
+	t.Parallel()
+	b := &bundle{Database: devtest.DB(t, shop)}
+	id := b.schema(t)
+	b.signer(t, "k1")
+	conn := b.Conn(t, devstack.OwnerRole)
+	sql, err := tenancy.PolicySQL("products")
+	require.NoError(t, err)
+	for _, signed := range []bool{true, false, true} {
+		require.NoError(t, tenancy.SignContext(t.Context(), conn, signed))
+		require.NoError(t, tenancy.SignContext(t.Context(), conn, signed), "again")
+		b.owner(t, sql)
+		require.NoError(t, tenancy.Migrate(t.Context(), conn), "which leaves it as it is")
+		require.Empty(t, audited(t, conn, nil).Findings)
+	}
+	app := audited(t, b.Conn(t, tenancy.AppRole), nil)
+	require.Equal(t, []string{"TEN000 public.tenant_marker"}, lines(app.Findings), "it can't sign")
+
+	const dropKeys = `do $$ declare p name; begin for p in select polname from pg_policy where polrelid = '%[1]s'::regclass and not polpermissive loop
+execute format('drop policy %%I on %[1]s', p); end loop; end $$; create policy tenant_guard_%[2]s on %[1]s as restrictive using (%[3]s)`
+	unsigned := map[string]string{
+		"public.products":                tenancy.Guard(tenant.ID{}, true, false),
+		tenancy.SchemaName(id) + ".bare": tenancy.Guard(id, false, false),
+	}
+	for table, policy := range unsigned {
+		hash, expr, _ := strings.Cut(policy, " ")
+		b.owner(t, fmt.Sprintf(dropKeys, table, hash, expr))
+		report := audited(t, conn, nil)
+		require.Equal(t, []string{"TEN123 " + table}, lines(report.Findings))
+		require.Equal(t, tenancy.SeverityError, report.Findings[0].Severity)
+		_, err := tenancy.Open(t.Context(), b.As(tenancy.AppRole), nil)
+		require.ErrorContains(t, err, "unsigned: "+table)
+		b.owner(t, report.Findings[0].Mend)
+		require.Empty(t, audited(t, conn, nil).Findings)
 	}
 }
 

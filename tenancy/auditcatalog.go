@@ -13,8 +13,16 @@ import (
 	"github.com/mcpsaas/mcpsaas/tenancy/tenant"
 )
 
-//go:embed audit.sql
-var auditSQL string
+// The parts of one statement: what the other two select from, what says whom row
+// level security binds, and the rest.
+var (
+	//go:embed auditwith.sql
+	withSQL string
+	//go:embed auditroles.sql
+	rolesSQL string
+	//go:embed auditrest.sql
+	restSQL string
+)
 
 // settleSQL makes expressions print every name that isn't PostgreSQL's own with
 // its schema, so that public.current_setting can't pass for the real one.
@@ -37,7 +45,9 @@ type catalog struct {
 	Roles             []catalogRole      `json:"roles"`
 	Control           *controlRole       `json:"control"`
 	Relations         []*relation        `json:"relations"`
-	Policies          []catalogPolicy    `json:"policies"`
+	Policies          []policyGroup      `json:"policies"`
+	TenantRoles       []tenantRole       `json:"tenant_roles"` // those that aren't as generated
+	SchemaOwners      []schemaOwned      `json:"schema_owners"`
 	Indexes           []index            `json:"indexes"`
 	ForeignKeys       []foreignKey       `json:"foreign_keys"`
 	Functions         []*function        `json:"functions"`
@@ -79,7 +89,8 @@ type catalogRole struct {
 		Schema string   `json:"schema"`
 		Via    []string `json:"via"`
 	} `json:"creatable"`
-	Functions []struct { // of PostgreSQL's own
+	SchemaGrants []schemaGrant `json:"schema_grants"`
+	Functions    []struct {    // of PostgreSQL's own
 		Name  string   `json:"name"`
 		Via   []string `json:"via"`
 		Files bool     `json:"files"` // reads or writes files of the server
@@ -112,6 +123,7 @@ type relation struct {
 	Parents   []uint32      `json:"parents"`
 	Reads     []uint32      `json:"reads"`
 	Public    bool          `json:"public"`
+	Home      bool          `json:"home"` // its tenant's own role has what it should
 	Access    []grant       `json:"access"`
 
 	shape // what its generated policies say
@@ -136,7 +148,7 @@ func (r *relation) object() string { return r.Schema + "." + r.Name }
 func (r *relation) sql() string    { return pgx.Identifier{r.Schema, r.Name}.Sanitize() }
 
 // reached reports whether a role can do anything with it.
-func (r *relation) reached() bool { return len(r.Access) > 0 }
+func (r *relation) reached() bool { return r.Home || len(r.Access) > 0 }
 
 // granted reports whether a role has one of the privileges.
 func (r *relation) granted(privileges ...string) bool {
@@ -161,8 +173,10 @@ func (r *relation) revoke(what string) string {
 // is reports whether it is the table of this name in schema public.
 func (r *relation) is(name string) bool { return r.Schema == "public" && r.Name == name }
 
-type catalogPolicy struct {
-	Table      uint32   `json:"table"`
+// policyGroup is policies that are the same but for their tables: in a tenant's own
+// schema its id is {tenant}.
+type policyGroup struct {
+	Tables     []uint32 `json:"tables"`
 	Name       string   `json:"name"`
 	Permissive bool     `json:"permissive"`
 	Command    string   `json:"command"`
@@ -170,9 +184,14 @@ type catalogPolicy struct {
 	Using      string   `json:"using"`
 	Check      string   `json:"check"`
 	Functions  []uint32 `json:"functions"`
+}
 
+// catalogPolicy is one of them.
+type catalogPolicy struct {
+	*policyGroup
 	guard  bool // it is the generated restrictive policy of its table
 	access bool // the permissive one
+	other  bool // the guard as it is with an unsigned context in place of a signed one, or the reverse
 }
 
 type index struct {
@@ -202,6 +221,7 @@ type foreignKey struct {
 	Full          bool     `json:"full"`
 	Deferrable    bool     `json:"deferrable"`
 	Deferred      bool     `json:"deferred"`
+	Crosses       bool     `json:"crosses"` // into or out of a tenant's own schema
 }
 
 type function struct {
@@ -261,7 +281,8 @@ type defaultPrivilege struct {
 	Grantee string `json:"grantee"` // empty: public
 }
 
-// readCatalog reads at one moment, in a transaction that is given up.
+// readCatalog reads at one moment, in a transaction that is given up. With no
+// roles it reads no more than what concerns the session's own.
 func readCatalog(ctx context.Context, db AuditConn, roles []string) (*catalog, error) {
 	tx, err := db.Begin(ctx)
 	if err != nil {
@@ -269,18 +290,31 @@ func readCatalog(ctx context.Context, db AuditConn, roles []string) (*catalog, e
 	}
 	defer tx.Rollback(context.WithoutCancel(ctx)) // a transaction that is left open would cost the connection
 
-	var text []byte
+	sql, parts := withSQL+rolesSQL+", "+restSQL, make([][]byte, 2)
+	if roles == nil {
+		sql, parts = withSQL+rolesSQL, parts[:1]
+	}
 	batch := &pgx.Batch{}
 	batch.Queue(settleSQL)
-	batch.Queue(auditSQL, roles, ControlRole).QueryRow(func(row pgx.Row) error { return row.Scan(&text) })
+	batch.Queue(sql, roles, ControlRole).QueryRow(func(row pgx.Row) error {
+		if roles == nil {
+			return row.Scan(&parts[0])
+		}
+		return row.Scan(&parts[0], &parts[1])
+	})
 	if err := tx.SendBatch(ctx, batch).Close(); err != nil {
 		return nil, err
 	}
 	c := new(catalog)
-	if err := json.Unmarshal(text, c); err != nil {
-		return nil, err
+	for _, text := range parts {
+		if err := json.Unmarshal(text, c); err != nil {
+			return nil, err
+		}
 	}
 	c.link()
+	if roles == nil {
+		return c, nil
+	}
 	act := setSQL
 	if c.signed {
 		act = actSQL
@@ -298,7 +332,7 @@ func readCatalog(ctx context.Context, db AuditConn, roles []string) (*catalog, e
 }
 
 func (c *catalog) link() {
-	c.relations = make(map[uint32]*relation)
+	c.relations = make(map[uint32]*relation, len(c.Relations))
 	for _, r := range c.Relations {
 		c.relations[r.OID] = r
 	}
@@ -308,20 +342,37 @@ func (c *catalog) link() {
 	}
 	marker := shapeOf(tenant.ID{}, true, true).guardName()
 	for _, p := range c.Policies {
-		c.signed = c.signed || c.relations[p.Table].is("tenant_marker") && p.Name == marker
+		c.signed = c.signed || p.Name == marker && slices.ContainsFunc(p.Tables, func(oid uint32) bool { return c.relations[oid].is("tenant_marker") })
 	}
+	filled := make(map[string]bool)
 	for _, r := range c.Relations {
 		r.shape = shapeOf(schemaOwner(r.Schema), r.Column != nil && r.Column.Type == "uuid", c.signed)
-		if r.Column != nil {
-			r.Column.filled = normal(r.Column.Preset) == normal(defaultExpr)
+		if r.Column == nil {
+			continue
 		}
+		if _, ok := filled[r.Column.Preset]; !ok {
+			filled[r.Column.Preset] = normal(r.Column.Preset) == normal(defaultExpr)
+		}
+		r.Column.filled = filled[r.Column.Preset]
 	}
-	c.policies = make(map[uint32][]catalogPolicy)
-	for _, p := range c.Policies {
-		r := c.relations[p.Table]
-		row := policy{p.Name, p.Permissive, p.whole(), p.Using, p.Check}
-		p.guard, p.access = r.isGuard(row), r.isAccess(row)
-		c.policies[p.Table] = append(c.policies[p.Table], p)
+	c.policies = make(map[uint32][]catalogPolicy, len(c.Relations))
+	for i := range c.Policies {
+		g := &c.Policies[i]
+		judged := make(map[shape]catalogPolicy) // by the shape but for the owner, who is {tenant} here
+		for _, oid := range g.Tables {
+			s := c.relations[oid].shape
+			s.owner = tenant.ID{}
+			p, ok := judged[s]
+			if !ok {
+				row := policy{g.Name, g.Permissive, g.whole(), g.Using, g.Check}
+				p = catalogPolicy{g, s.isGuard(row), s.isAccess(row), false}
+				other := c.relations[oid].signed(!c.signed)
+				other.owner = tenant.ID{}
+				p.other = other.isGuard(row)
+				judged[s] = p
+			}
+			c.policies[oid] = append(c.policies[oid], p)
+		}
 	}
 }
 

@@ -4,7 +4,7 @@ package tenancy_test
 // exactly what the audit must say of it.
 type seeded struct {
 	name  string
-	spoil string   // with the role for {role}, the database for {database}, the owner for {owner}
+	spoil string   // with the role for {role}, the database for {database}, the owner for {owner}, tenants' schemas for {schema} and {other}
 	want  []string // "TEN104 public.products"
 	left  []string // what the mends leave, for want of a statement that decides
 	role  string   // attributes of a role of the row's own, audited in place of app_user
@@ -18,6 +18,9 @@ alter table notes enable row level security; alter table notes force row level s
 	scoped = `tenant_id = (select nullif(current_setting('app.current_tenant_id', true), '')::uuid)`
 	dropOf = `do $$ begin execute (select format('drop policy %I on products', polname) from pg_policy where polrelid = 'products'::regclass and polpermissive = `
 )
+
+// mine makes the role of the row the only one that reaches the tenant's.
+const mine = `grant {schema} to {role}; revoke {schema} from app_user; `
 
 const enter = `mcpsaas_app.enter(tenant text, expected bigint, intact boolean, strict boolean)`
 
@@ -107,6 +110,37 @@ var seededFaults = []seeded{
 	{name: "all published", spoil: `create publication p for all tables`, want: []string{"TEN120 p"}},
 	{name: "shared table", spoil: `create table countries (code text primary key); grant select on countries to app_user`, want: []string{"TEN121 public.countries"}},
 	{name: "shared table of one column", spoil: `create table countries (code text primary key); grant update (code) on countries to public`, want: []string{"TEN121 public.countries"}},
+
+	// Tenants' own schemas. Roles belong to all tests: who spoils one has it alone.
+	{name: "tenant's role that logs in", role: "nocreatedb", spoil: mine + `alter role {schema} login`, want: []string{"TEN012 {schema}"}},
+	{name: "tenant's role that no policy binds", role: "nocreatedb", spoil: mine + `alter role {schema} bypassrls createrole`, want: []string{"TEN012 {schema}"}},
+	{name: "tenant's role in the owner", role: "nocreatedb", spoil: mine + `grant {owner} to {schema}`, want: []string{"TEN013 {schema} in {owner}"}},
+	{name: "tenant's role in another's", role: "nocreatedb", spoil: mine + `grant {other} to {schema}`, want: []string{"TEN013 {schema} in {other}"}},
+	{name: "tenant's role inherited", role: "nocreatedb", spoil: mine + `alter role {role} inherit`, want: []string{"TEN006 {role}", "TEN014 {role}"}},
+	{name: "tenant's role to be granted", role: "nocreatedb", spoil: `grant {schema} to {role} with admin option`, want: []string{"TEN014 {schema} by {role}"}},
+	{name: "schema of its role's", spoil: `alter schema {schema} owner to {schema}`, want: []string{"TEN015 {schema}"}},
+	{name: "table of its role's", spoil: `alter table {schema}.bare owner to {schema}`, want: []string{"TEN015 {schema}.bare"}},
+	{name: "schema open to the application", spoil: `grant usage on schema {schema} to app_user`, want: []string{"TEN016 {schema}"}},
+	{name: "schema open to all", spoil: `grant usage on schema {schema} to public`, want: []string{"TEN016 {schema}"}},
+	{name: "schema to create in", spoil: `grant create on schema {schema} to {schema}`, want: []string{"TEN016 {schema}"}},
+	{name: "usage of a second schema", spoil: `grant usage on schema {other} to {schema}`, want: []string{"TEN016 {other}"}},
+	{name: "usage of another schema", spoil: `create schema extra; grant usage on schema extra to {schema}`, want: []string{"TEN016 extra"}},
+	{name: "usage of the control tables", spoil: `grant usage on schema mcpsaas to {schema}`, want: []string{"TEN405 mcpsaas"}},
+	{name: "table in a schema to the application", spoil: `grant select on {schema}.bare to app_user`, want: []string{"TEN122 {schema}.bare"}},
+	{name: "table in a schema to another's role", spoil: `grant select (id) on {schema}.bare to {other}`, want: []string{"TEN122 {schema}.bare"}},
+	{name: "sequence in a schema to another's role", spoil: `grant usage on sequence {schema}.counter to {other}`, want: []string{"TEN122 {schema}.counter", "TEN402 {schema}.counter"}, left: nil},
+	{name: "shared table to a tenant's role", spoil: `grant select on products to {schema}`, want: []string{"TEN122 public.products"}},
+	{name: "table in a schema to all", spoil: `grant select on {schema}.bare to public`, want: []string{"TEN404 {schema}.bare"}},
+	{name: "table in a schema to be emptied", spoil: `grant truncate on {schema}.bare to {schema}`, want: []string{"TEN401 {schema}.bare"}},
+	{name: "forgotten in a schema", spoil: `create table {schema}.late (id int)`, want: []string{"TEN104 {schema}.late", "TEN105 {schema}.late", "TEN106 {schema}.late"}},
+	{name: "constant policy gone", spoil: `do $$ begin execute (select format('drop policy %I on {schema}.bare', polname) from pg_policy where polrelid = '{schema}.bare'::regclass and not polpermissive); end $$`, want: []string{"TEN106 {schema}.bare"}},
+	{name: "constant policy of another's", spoil: `do $$ begin execute (select format('alter policy %I on {schema}.bare using (''5e471e15-0000-4000-8000-000000000001''::uuid = (select NULLIF(current_setting(''app.current_tenant_id'', true), '''')::uuid))', polname) from pg_policy where polrelid = '{schema}.bare'::regclass and not polpermissive); end $$`,
+		want: []string{"TEN107 {schema}.bare.tenant_guard_*"}},
+	{name: "by the column alone", spoil: `do $$ begin execute (select format('drop policy %I on {schema}.notes', polname) from pg_policy where polrelid = '{schema}.notes'::regclass and not polpermissive); end $$; create policy mine on {schema}.notes as restrictive using (` + scoped + `)`, want: []string{"TEN106 {schema}.notes"}},
+	{name: "nullable in a schema", spoil: `alter table {schema}.notes drop constraint notes_pkey, alter tenant_id drop not null, alter tenant_id drop default`, want: []string{"TEN102 {schema}.notes", "TEN103 {schema}.notes"}},
+	{name: "foreign key out of a schema", spoil: `alter table {schema}.notes add x uuid, add constraint fk foreign key (tenant_id, x) references products (tenant_id, id)`, want: []string{"TEN206 {schema}.notes.fk"}},
+	{name: "partition in a schema", spoil: `create table {schema}.events (at int) partition by range (at); create table {schema}.events_1 partition of {schema}.events for values from (0) to (9); grant select on {schema}.events_1 to {schema}`,
+		want: []string{"TEN104 {schema}.events", "TEN105 {schema}.events", "TEN106 {schema}.events", "TEN115 {schema}.events_1"}},
 
 	// Keys.
 	{name: "foreign key", spoil: `alter table products add unique (id); alter table stock add constraint fk foreign key (product_id) references products (id) on delete cascade deferrable`,

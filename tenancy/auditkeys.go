@@ -10,6 +10,9 @@ import (
 
 func checkForeignKey(a *audit) {
 	for _, k := range a.ForeignKeys {
+		if k.Crosses {
+			continue
+		}
 		scoped := false
 		for i, column := range k.Columns {
 			scoped = scoped || column == "tenant_id" && k.TargetColumns[i] == "tenant_id"
@@ -20,6 +23,16 @@ func checkForeignKey(a *audit) {
 		t, target := a.relations[k.Table], a.relations[k.Target]
 		a.find(t.object()+"."+k.Name, a.scopeForeignKey(k),
 			"a row can refer to another tenant's row in %s, which tells that it exists; on delete and on update reach across as well", target.object())
+	}
+}
+
+func checkCrossingKey(a *audit) {
+	for _, k := range a.ForeignKeys {
+		if k.Crosses {
+			t := a.relations[k.Table]
+			a.find(t.object()+"."+k.Name, fmt.Sprintf("alter table %s drop constraint %s;", t.sql(), pgx.Identifier{k.Name}.Sanitize()),
+				"it refers to %s: what one place has is told to the other, and neither can be moved or taken away alone", a.relations[k.Target].object())
+		}
 	}
 }
 

@@ -18,15 +18,15 @@ var generatedName = regexp.MustCompile(`^tenant_(guard|access)_[0-9a-f]{8}$`)
 var bareSetting = regexp.MustCompile(`(?i)current_setting\('[^']*'(::text)?\)`)
 
 // whole reports whether a policy is for every command and role.
-func (p catalogPolicy) whole() bool { return p.Command == "*" && p.Everyone }
+func (p *policyGroup) whole() bool { return p.Command == "*" && p.Everyone }
 
 // guarded reports whether the generated restrictive policy binds all others.
 func (a *audit) guarded(table uint32) bool {
-	return slices.ContainsFunc(a.policies[table], func(p catalogPolicy) bool { return p.guard })
+	return slices.ContainsFunc(a.policies[table], func(p catalogPolicy) bool { return p.guard || p.other })
 }
 
 // asNamed reports whether a policy with a generated name is what it says.
-func (p catalogPolicy) asNamed() bool { return p.guard || p.access }
+func (p catalogPolicy) asNamed() bool { return p.guard || p.access || p.other }
 
 // scoped reports whether an expression compares tenant_id with the context, or
 // with what a function of the user's returns.
@@ -152,13 +152,29 @@ func checkNullIf(a *audit) {
 	})
 }
 
+// checkSigned wants the guards of one database to be of one kind: the marker's
+// says of which.
+func checkSigned(a *audit) {
+	for _, t := range a.tenantTables() {
+		for _, p := range a.policies[t.OID] {
+			switch {
+			case !p.other || t.Partition:
+			case a.signed:
+				a.find(t.object(), t.generate(), "the policies take the context as it is, where others want it signed: injected SQL reaches every row of this table")
+			default:
+				a.findAt(SeverityWarning, t.object(), t.generate(), "the policies want a signed context, and others don't: run tenancy.SignContext to the end")
+			}
+		}
+	}
+}
+
 // eachHelper calls check for each function that a policy calls.
 func (a *audit) eachHelper(check func(f *function, policy string)) {
 	seen := make(map[uint32]bool)
 	for _, t := range a.tenantTables() {
 		for _, p := range a.policies[t.OID] {
 			for _, oid := range p.Functions {
-				if f := a.functions[oid]; f != nil && !seen[oid] {
+				if f := a.functions[oid]; f != nil && !seen[oid] && !isOwn(f) {
 					seen[oid] = true
 					check(f, t.object()+"."+p.Name)
 				}

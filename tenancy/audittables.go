@@ -10,7 +10,7 @@ import (
 // eachColumn calls check for the tables whose column tenant_id is their own.
 func (a *audit) eachColumn(check func(t *relation)) {
 	for _, t := range a.tenantTables() {
-		if !t.Partition {
+		if !t.Partition && t.Column != nil && (t.owner.IsZero() || t.Column.Type == "uuid") {
 			check(t)
 		}
 	}
@@ -86,7 +86,7 @@ func checkTenantIndex(a *audit) {
 		leads[i.Table] = leads[i.Table] || i.Leads && i.Usable
 	}
 	a.eachColumn(func(t *relation) {
-		if leads[t.OID] {
+		if leads[t.OID] || !t.owner.IsZero() { // where all rows are one tenant's
 			return
 		}
 		how := " concurrently"
@@ -185,7 +185,7 @@ func checkPublication(a *audit) {
 
 func checkSharedTable(a *audit) {
 	for _, r := range a.Relations {
-		if (r.Kind != "r" && r.Kind != "p") || r.Column != nil || r.Schema == "mcpsaas" || !r.reached() {
+		if (r.Kind != "r" && r.Kind != "p") || r.Column != nil || r.Tenants || r.Schema == "mcpsaas" || !r.reached() {
 			continue
 		}
 		severity, what := SeverityWarning, "every tenant reads every row"

@@ -137,18 +137,22 @@ func (db *DB) openTenants(home *pgx.ConnConfig, opts *DatabasesOptions) (*tenant
 		MaxConns: opts.MaxConns, MaxConnsPerPool: opts.MaxConnsPerTenant, MaxPools: opts.MaxPools,
 		PoolTTL: opts.IdleTTL, MaxWait: opts.MaxWait,
 		AfterConnect: db.afterConnect,
-		Verify:       verifyDatabase,
+		Verify:       db.verifyDatabase,
 	})
 	return p, err
 }
 
 // verifyDatabase refuses a database where row level security doesn't bind the
-// role. The home database was looked at by Open.
-func verifyDatabase(ctx context.Context, key string, conn *pgx.Conn) error {
+// role, or that doesn't accept the signature. The home database was looked at by
+// Open.
+func (db *DB) verifyDatabase(ctx context.Context, key string, conn *pgx.Conn) error {
 	if !strings.HasPrefix(key, databaseKey) {
 		return nil
 	}
-	return checkRole(ctx, conn)
+	if err := checkRole(ctx, conn); err != nil {
+		return err
+	}
+	return checkSigner(ctx, conn, db.signer)
 }
 
 // config returns how to reach what a key stands for.

@@ -65,6 +65,16 @@ func TestOpenRefuses(t *testing.T) {
 		{class: "policies", spoil: `do $$ begin execute (select format('drop policy %I on products', polname) from pg_policy where polrelid = 'products'::regclass and not polpermissive); end $$`},
 		{class: "policies", spoil: `do $$ begin execute (select format('alter policy %I on products using (true)', polname) from pg_policy where polrelid = 'products'::regclass and not polpermissive); end $$`},
 		{class: "policies", spoil: `do $$ begin execute (select format('alter policy %I on products with check (true)', polname) from pg_policy where polrelid = 'products'::regclass and not polpermissive); end $$`},
+		{class: "tenant_role", spoil: mine + `alter role {schema} bypassrls`},
+		{class: "tenant_member", spoil: mine + `grant pg_read_all_data to {schema}`},
+		{class: "tenant_inherit", spoil: mine + `alter role {role} inherit`},
+		{class: "tenant_owner", spoil: `grant {schema} to {role}; alter schema {schema} owner to {schema}`},
+		{class: "tenant_schema", spoil: `grant usage on schema {schema} to {role}`},
+		{class: "tenant_schema", spoil: `grant usage on schema {schema} to public`},
+		{class: "tenant_schema", spoil: `grant {schema} to {role}; create schema extra; grant usage on schema extra to {schema}`},
+		{class: "tenant_grant", spoil: `grant select on {schema}.bare to {role}`},
+		{class: "not_enabled", spoil: `grant {schema} to {role}; alter table {schema}.bare disable row level security`},
+		{class: "policies", spoil: `grant {schema} to {role}; do $$ begin execute (select format('drop policy %I on {schema}.bare', polname) from pg_policy where polrelid = '{schema}.bare'::regclass and not polpermissive); end $$`},
 		{class: "no_policies", spoil: `create materialized view copies as select * from products; grant select on copies to {role}`},
 		{class: "partition", spoil: `create table events (tenant_id uuid) partition by list (tenant_id); create table events_1 partition of events default; grant select on events_1 to {role}`},
 	} {
@@ -72,7 +82,11 @@ func TestOpenRefuses(t *testing.T) {
 			t.Parallel()
 			b := setup(t)
 			role := b.role(t, test.attributes)
-			fill := strings.NewReplacer("{role}", role, "{database}", b.Name).Replace
+			schema := ""
+			if strings.Contains(test.spoil, "{schema}") {
+				schema = tenancy.SchemaName(b.schema(t))
+			}
+			fill := strings.NewReplacer("{role}", role, "{database}", b.Name, "{schema}", schema).Replace
 			if test.spoil != "" {
 				if test.attributes == "" {
 					b.open(t, b.As(role), nil).Close() // it is the spoiling that matters

@@ -33,9 +33,16 @@ func (b *bundle) inSchema(t testing.TB, current, home tenant.ID, fn func(ctx con
 // one without.
 func (b *bundle) schema(t testing.TB) tenant.ID {
 	t.Helper()
+	id, err := b.schemaBy(t, devstack.OwnerRole)
+	require.NoError(t, err)
+	return id
+}
+
+func (b *bundle) schemaBy(t testing.TB, owner string) (tenant.ID, error) {
+	t.Helper()
 	id := tenant.NewID()
 	ctx := t.Context()
-	err := pgx.BeginFunc(ctx, b.Conn(t, devstack.OwnerRole), func(tx pgx.Tx) error {
+	return id, pgx.BeginFunc(ctx, b.Conn(t, owner), func(tx pgx.Tx) error {
 		if err := tenancy.CreateSchema(ctx, tx, id); err != nil {
 			return err
 		}
@@ -54,8 +61,6 @@ func (b *bundle) schema(t testing.TB) tenant.ID {
 		}
 		return tenancy.ProtectSchema(ctx, tx, id)
 	})
-	require.NoError(t, err)
-	return id
 }
 
 // In its own schema a tenant has its tables, and in another's nothing, by

@@ -9,6 +9,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/stretchr/testify/require"
 
 	"github.com/mcpsaas/mcpsaas/internal/devstack"
@@ -331,6 +332,103 @@ func TestToken(t *testing.T) {
 	require.NoError(t, tenancy.RetireSigningKey(ctx, owner, "k2"), "again")
 	require.ErrorContains(t, tenancy.RetireSigningKey(ctx, owner, "k1"), "there would be no key")
 	require.NoError(t, v.probe(t, v.signer.Token(v.bert)))
+}
+
+// In every tier a call is signed by the way, and what works on a tenant's data for
+// the owner signs for itself.
+func TestSigned(t *testing.T) {
+	t.Parallel()
+	b := newTiers(t)
+	ctx := t.Context()
+	key, err := tenancy.NewSigningKey("k1")
+	require.NoError(t, err)
+	unsigned := b.dial(t, nil)
+	for _, at := range []*bundle{b.bundle, b.other} {
+		conn := at.Conn(t, devstack.OwnerRole)
+		require.ErrorContains(t, tenancy.SignContext(ctx, conn, true), "no key")
+		require.NoError(t, tenancy.AddSigningKey(ctx, conn, key))
+	}
+	signer, err := tenancy.NewSigner(key, nil)
+	require.NoError(t, err)
+	db := b.dial(t, &tenancy.Options{Signer: signer})
+	work := func(db *tenancy.DB) error {
+		for tier, id := range b.one {
+			ctx := as(ctx, id)
+			if _, err := db.Exec(ctx, `insert into products (name) values (gen_random_uuid()::text)`); err != nil {
+				return fmt.Errorf("%s: %w", tier, err)
+			}
+			if err := inTx(ctx, db, `update products set name = name || $1`, "x"); err != nil {
+				return fmt.Errorf("%s: %w", tier, err)
+			}
+			var n int
+			if err := db.QueryRow(ctx, `select count(*) from products`).Scan(&n); err != nil || n == 0 {
+				return fmt.Errorf("%s: %d rows, %w", tier, n, err)
+			}
+			if err := db.Canary(ctx, id.String()); err != nil {
+				return fmt.Errorf("%s: %w", tier, err)
+			}
+		}
+		return db.CheckRoles(ctx)
+	}
+	require.NoError(t, work(unsigned))
+	require.NoError(t, work(db), "unsigned policies take no notice of a signature")
+	for _, signed := range []bool{true, false, true} {
+		for _, at := range []*bundle{b.bundle, b.other} {
+			require.NoError(t, tenancy.SignContext(ctx, at.Conn(t, devstack.OwnerRole), signed))
+		}
+		require.NoError(t, work(db))
+	}
+	require.Error(t, work(unsigned))
+
+	open := func(s *tenancy.Signer) error {
+		db, err := tenancy.Open(ctx, b.As(tenancy.AppRole), &tenancy.Options{Signer: s})
+		if err == nil {
+			db.Close()
+		}
+		return err
+	}
+	require.NoError(t, open(signer))
+	require.ErrorContains(t, open(nil), "Options.Signer")
+	other, err := tenancy.NewSigningKey("k2")
+	require.NoError(t, err)
+	stranger, err := tenancy.NewSigner(other, nil)
+	require.NoError(t, err)
+	require.ErrorContains(t, open(stranger), `signing key "k2"`)
+	late, err := tenancy.NewSigner(key, &tenancy.SignerOptions{Now: func() time.Time { return time.Now().Add(-time.Hour) }})
+	require.NoError(t, err)
+	require.ErrorContains(t, open(late), "clock is 1h0m0s behind")
+
+	// A key takes another's place under load of one.
+	for _, at := range []*bundle{b.bundle, b.other} {
+		require.NoError(t, tenancy.AddSigningKey(ctx, at.Conn(t, devstack.OwnerRole), other))
+	}
+	require.NoError(t, work(db))
+	require.NoError(t, signer.Use(other))
+	require.NoError(t, work(db))
+	for _, at := range []*bundle{b.bundle, b.other} {
+		require.NoError(t, tenancy.RetireSigningKey(ctx, at.Conn(t, devstack.OwnerRole), "k1"))
+	}
+	require.NoError(t, work(db))
+
+	config, err := tenancy.ControlConfig(b.URL)
+	require.NoError(t, err)
+	control, err := pgxpool.NewWithConfig(ctx, config)
+	require.NoError(t, err)
+	t.Cleanup(control.Close)
+	data, err := tenancy.NewData(control, nil)
+	require.NoError(t, err)
+	t.Cleanup(data.Close)
+	for _, tier := range []tenancy.Tier{tenancy.TierShared, tenancy.TierSchema} {
+		id := b.one[tier]
+		marker, err := data.Prepare(ctx, id)
+		require.NoError(t, err, tier)
+		require.NoError(t, data.Configure(ctx, id, map[string]string{"a": "b"}), tier)
+		require.NoError(t, data.Prove(ctx, id, marker), tier)
+		receipt, err := data.Erase(ctx, id)
+		require.NoError(t, err, tier)
+		require.NotEmpty(t, receipt, tier)
+	}
+	require.Empty(t, audited(t, b.Conn(t, devstack.OwnerRole), nil).Findings)
 }
 
 // A key shows its secret to whom it is told to, and else to nobody.

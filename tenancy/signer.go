@@ -1,6 +1,7 @@
 package tenancy
 
 import (
+	"context"
 	"crypto/hmac"
 	"crypto/rand"
 	"crypto/sha256"
@@ -15,11 +16,13 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/jackc/pgx/v5"
+
 	"github.com/mcpsaas/mcpsaas/tenancy/tenant"
 )
 
 // tokenSetting carries the token of a signed context, beside [Setting].
-const tokenSetting = Setting + `_token`
+const tokenSetting = `app.current_tenant_token`
 
 // stateUnsigned is raised for a token that the database doesn't accept.
 const stateUnsigned = "TN003"
@@ -158,4 +161,36 @@ func (s *Signer) token(id tenant.ID) string {
 	var sum [sha256.Size]byte
 	b = append(b, '.')
 	return string(hex.AppendEncode(b, mac.Sum(sum[:0])))
+}
+
+// checkSigner returns an error if the database wants the context signed and won't
+// accept what the signer signs, or there is none: every statement would fail, or
+// see nothing.
+func checkSigner(ctx context.Context, conn *pgx.Conn, s *Signer) error {
+	signed, err := readSigned(ctx, conn)
+	switch {
+	case err != nil:
+		return fmt.Errorf("tenancy: check the signature: %w", redact(err))
+	case !signed:
+		return nil
+	case s == nil:
+		return errors.New("tenancy: the database wants the tenants' context signed: set Options.Signer")
+	}
+	var now time.Time
+	err = pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
+		if err := tx.QueryRow(ctx, `select pg_catalog.clock_timestamp() from pg_catalog.set_config('`+tokenSetting+`', $1, true)`, s.token(Sentinel)).Scan(&now); err != nil {
+			return err
+		}
+		_, err := tx.Exec(ctx, `select mcpsaas_app.current_tenant()`)
+		return err
+	})
+	switch lag := now.Sub(s.now()).Round(time.Second); {
+	case sqlState(err) == stateUnsigned && lag >= s.life-time.Second:
+		return fmt.Errorf("tenancy: this clock is %s behind the database's, and a signature lives %s", lag, s.life)
+	case sqlState(err) == stateUnsigned:
+		return fmt.Errorf("tenancy: the database doesn't accept the signing key %q: run tenancy.AddSigningKey on it", s.key.Load().id)
+	case err != nil:
+		return fmt.Errorf("tenancy: check the signature: %w", redact(err))
+	}
+	return nil
 }
