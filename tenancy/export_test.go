@@ -17,3 +17,10 @@ func Guard(owner tenant.ID, column, signed bool) string {
 	s := shapeOf(owner, column, signed)
 	return s.guard.hash + " " + s.guard.expr(owner)
 }
+
+// Known is how many databases are remembered.
+func (c *CachedResolver) Known() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return len(c.entries)
+}

@@ -51,11 +51,8 @@ type bench struct {
 func setup(t testing.TB) *bench {
 	t.Helper()
 	b := &bench{clock: billingtest.NewClock(start), db: devtest.DB(t, template)}
-	config, err := pgxpool.ParseConfig(b.db.URL)
-	require.NoError(t, err)
-	config.ConnConfig.RuntimeParams["role"] = tenancy.ControlRole
-	config.MaxConns = 16
-	b.pool, err = pgxpool.NewWithConfig(t.Context(), config)
+	var err error
+	b.pool, err = controlPool(t.Context(), b.db.URL)
 	require.NoError(t, err)
 	t.Cleanup(b.pool.Close)
 	b.Ledger, err = pgledger.New(b.pool, &pgledger.Options{Now: b.clock.Now})

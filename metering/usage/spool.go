@@ -42,7 +42,7 @@ type SpoolOptions struct {
 	FlushInterval time.Duration
 
 	// BatchEvents is how many events are stored together at most.
-	// Defaults to 1,000.
+	// Defaults to 5,000.
 	BatchEvents int
 
 	// AlarmAge is how old an event may get before it is stored, until Check
@@ -138,7 +138,7 @@ func (o *SpoolOptions) setDefaults() {
 		o.MaxBytes = 1 << 30
 	}
 	if o.BatchEvents == 0 {
-		o.BatchEvents = 1_000
+		o.BatchEvents = 5_000
 	}
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
