@@ -99,13 +99,22 @@ func (o *office) build(c *config) (err error) {
 
 func (o *office) close() { o.control.Close() }
 
+// usageSink is where usage waits until the ledger has it.
+type usageSink interface {
+	usage.Sink
+	Run(ctx context.Context, store usage.Store) error
+	Flush(ctx context.Context) error
+	Check(ctx context.Context) error
+}
+
 // app is the product, assembled.
 type app struct {
 	*office
 	db      *tenancy.DB
 	redis   *redis.Client
 	limiter *redisquota.Limiter
-	spool   *usage.Spool
+	spool   *usage.Spool // nil where usage waits in Redis
+	sink    usageSink
 	meter   *metering.Meter
 	metrics *metrics
 	stripe  *stripebill.Client
@@ -152,12 +161,18 @@ func (a *app) buildMetering(context.Context) (err error) {
 	if a.limiter, err = redisquota.New(a.redis, nil); err != nil {
 		return err
 	}
-	if a.spool, err = usage.OpenSpool(a.config.spoolDir, &usage.SpoolOptions{
-		AlarmAge: stallMargin, DrainTimeout: time.Second, Logger: a.logger, // stop has flushed it before
-	}); err != nil {
-		return fmt.Errorf("SPOOL_DIR: %w", err)
+	if a.config.usageSink == sinkStream {
+		a.sink, err = redisquota.NewStream(a.redis, &redisquota.StreamOptions{AlarmAge: stallMargin, Logger: a.logger})
+	} else {
+		a.spool, err = usage.OpenSpool(a.config.spoolDir, &usage.SpoolOptions{
+			AlarmAge: stallMargin, DrainTimeout: time.Second, Logger: a.logger, // stop has flushed it before
+		})
+		a.sink = a.spool
 	}
-	a.meter, err = metering.New(a.limiter, a.spool, &metering.Options{
+	if err != nil {
+		return fmt.Errorf("USAGE_SINK, SPOOL_DIR: %w", err)
+	}
+	a.meter, err = metering.New(a.limiter, a.sink, &metering.Options{
 		Tools:   tools,
 		Budget:  a.config.budget,
 		Logger:  a.logger,
@@ -267,7 +282,8 @@ func (a *app) buildOnboarding(context.Context) error {
 func (a *app) work(g *group) {
 	g.run("directory", a.directory.Run)
 	g.run("api keys", a.keys.Run)
-	g.run("usage spool", func(ctx context.Context) error { return a.spool.Run(ctx, a.ledger) })
+	g.run("usage", func(ctx context.Context) error { return a.sink.Run(ctx, a.ledger) })
+	g.run("usage months", a.ledger.Run)
 	g.run("catalog", a.catalog.run)
 	g.run("billing worker", a.worker.Run)
 	g.run("webhook inbox", a.inbox.Run)
@@ -334,7 +350,7 @@ func (a *app) applySubscription(ctx context.Context, c billing.Change) error {
 
 // flushUsage carries the tenant's usage from this process to Stripe.
 func (a *app) flushUsage(ctx context.Context, id tenant.ID) error {
-	if err := a.spool.Flush(ctx); err != nil {
+	if err := a.sink.Flush(ctx); err != nil {
 		return err
 	}
 	return a.worker.Flush(ctx, id)

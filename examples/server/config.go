@@ -27,6 +27,7 @@ type config struct {
 	webhookSecret string
 	publicURL     string
 	pepper        string
+	usageSink     string
 	spoolDir      string
 	archiveDir    string
 	adminToken    string
@@ -66,6 +67,7 @@ func (c *config) settings() []setting {
 		{"stripe-webhook-secret", "STRIPE_WEBHOOK_SECRET", "", "signing secret of the webhook, several separated by commas while rotating", &c.webhookSecret},
 		{"public-url", "PUBLIC_URL", "", "how customers reach this server (default: http:// and the address)", &c.publicURL},
 		{"api-key-pepper", "API_KEY_PEPPER", "", "secret that API keys are hashed under, 32 characters or more", &c.pepper},
+		{"usage-sink", "USAGE_SINK", sinkSpool, "where usage waits for the database: spool (SPOOL_DIR), or stream (REDIS_URL, which must have appendonly)", &c.usageSink},
 		{"spool-dir", "SPOOL_DIR", "", "directory on a local disk for usage that isn't in the database yet", &c.spoolDir},
 		{"archive-dir", "ARCHIVE_DIR", "", "directory for the archives of deprovisioned tenants (default: beside the spool)", &c.archiveDir},
 		{"admin-token", "ADMIN_TOKEN", "", "password of the admin listener, user operator (default: a new one at each start)", &c.adminToken},
@@ -146,6 +148,12 @@ func (c *config) unconfigured() bool {
 	return c.databaseURL == "" && c.redisURL == "" && c.stripeKey == "" && c.stripeBase == ""
 }
 
+// The values of USAGE_SINK.
+const (
+	sinkSpool  = "spool"
+	sinkStream = "stream"
+)
+
 // minAdminToken is the length from which on guessing is hopeless: the public
 // listener, too, takes the operator's word at /health.
 const minAdminToken = 16
@@ -159,6 +167,9 @@ func (c *config) check() error {
 			case "STRIPE_API_BASE", "ARCHIVE_DIR", "ADMIN_TOKEN", "ADDR", "ADMIN_ADDR":
 				continue
 			}
+			if s.env == "SPOOL_DIR" && c.usageSink == sinkStream && c.archiveDir != "" {
+				continue // nothing would be kept there
+			}
 			if *s.dest == "" {
 				errs = append(errs, fmt.Errorf("%s is not set (-%s): %s", s.env, s.flag, s.usage))
 			}
@@ -166,6 +177,9 @@ func (c *config) check() error {
 		if c.demo {
 			errs = append(errs, errors.New("-demo makes tenants with keys that are printed: not with -production"))
 		}
+	}
+	if c.usageSink != sinkSpool && c.usageSink != sinkStream {
+		errs = append(errs, fmt.Errorf("USAGE_SINK is %q: want %s or %s", c.usageSink, sinkSpool, sinkStream))
 	}
 	if c.stripeKey == "" && c.stripeBase != "" {
 		errs = append(errs, errors.New("STRIPE_SECRET_KEY is not set, but STRIPE_API_BASE is"))

@@ -20,14 +20,24 @@ import (
 // TestKill kills the server with -9 twice in the middle of 1,000 calls. A call
 // that got no answer is made again under its idempotency key, as a client
 // does. In the end every call has exactly one usage event with its price, and
-// Stripe's total is the sum, to the unit.
+// Stripe's total is the sum, to the unit, wherever usage waits.
 //
 // Mutation that it saw: recording the event in a goroutine, after the answer.
 // That a dead process's spool is adopted, and that a call made again is charged
 // once, is what packages usage and metering test.
 func TestKill(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t)
+	for _, sink := range []string{sinkSpool, sinkStream} {
+		t.Run(sink, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t)
+			w.env["USAGE_SINK"] = sink
+			kill(t, w)
+		})
+	}
+}
+
+func kill(t *testing.T, w *world) {
 	const calls, workers = 1000, 8
 	price := func(n int) (string, int64) {
 		if n%50 == 0 {

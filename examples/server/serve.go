@@ -178,8 +178,8 @@ func (a *app) stop(servers, workers *group, public, admin *http.Server) error {
 	}
 	flush, cancelFlush := context.WithTimeout(context.WithoutCancel(servers.ctx), flushTimeout)
 	defer cancelFlush()
-	if err := a.spool.Flush(flush); err != nil {
-		a.logger.Warn("usage stays in the spool for the next start", "err", err)
+	if err := a.sink.Flush(flush); err != nil {
+		a.logger.Warn("usage waits for the next start, or another server", "err", err)
 	}
 	errs = append(errs, admin.Close())
 	for _, g := range []*group{servers, workers} {

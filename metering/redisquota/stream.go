@@ -62,8 +62,8 @@ type StreamOptions struct {
 	BatchEvents int
 
 	// ClaimAfter is after which time another process takes over what one has
-	// read and not stored; longer than storing a batch ever takes. Defaults to
-	// 1 minute.
+	// read and not stored. Should that one be slow and not dead, a batch is
+	// given to the store twice. Defaults to 10 seconds.
 	ClaimAfter time.Duration
 
 	// AlarmAge is how old an event may get before it is stored, until Check
@@ -174,7 +174,7 @@ func (o *StreamOptions) setDefaults() {
 		o.FlushInterval = 100 * time.Millisecond
 	}
 	if o.ClaimAfter == 0 {
-		o.ClaimAfter = time.Minute
+		o.ClaimAfter = 10 * time.Second
 	}
 	if o.AlarmAge == 0 {
 		o.AlarmAge = 2 * time.Minute
