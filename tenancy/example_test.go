@@ -2,9 +2,14 @@ package tenancy_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing/fstest"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -84,4 +89,43 @@ func ExampleMigrator() {
 		return err
 	}
 	_ = migrateAll
+}
+
+// What a tenant has is written to a directory, and read back from it into
+// another installation, whatever places the tenant has here and there.
+func ExampleData_Export() {
+	take := func(ctx context.Context, data *tenancy.Data, id tenant.ID, dir string) error {
+		return data.Export(ctx, id, func(name string, write func(io.Writer) (int64, error)) error {
+			f, err := os.Create(filepath.Join(dir, name))
+			if err != nil {
+				return err
+			}
+			if _, err := write(f); err != nil {
+				return errors.Join(err, f.Close())
+			}
+			return f.Close()
+		})
+	}
+	give := func(ctx context.Context, data *tenancy.Data, id tenant.ID, dir string) (tenancy.Counts, error) {
+		return data.Import(ctx, id, os.DirFS(dir), nil)
+	}
+	_, _ = take, give
+}
+
+// Support looks into every tenant's orders, and is on record before it does.
+func ExampleAdminTx() {
+	admin, err := tenancy.NewAdmin("postgres://support@db.internal/shop", nil)
+	if err != nil {
+		panic(err)
+	}
+	stuck := func(ctx context.Context, actor, ticket string) (n int, err error) {
+		access := tenancy.Access{Actor: actor, Reason: ticket, TTL: time.Minute}
+		err = tenancy.AdminTx(ctx, admin, access, func(ctx context.Context, tx pgx.Tx) error {
+			return tx.QueryRow(ctx, `select count(*) from public.orders where state = 'stuck'`).Scan(&n)
+		})
+		return n, err
+	}
+	_, err = stuck(context.Background(), "anna@example.com", "")
+	fmt.Println(err)
+	// Output: tenancy: admin transaction: Access.Reason is empty
 }

@@ -251,7 +251,7 @@ func (a *app) buildOnboarding(context.Context) error {
 	if err != nil {
 		return err
 	}
-	data, err := tenancy.NewData(a.control, nil)
+	data, err := tenancy.NewData(a.control, &tenancy.DataOptions{Files: shopFiles})
 	if err != nil {
 		return err
 	}

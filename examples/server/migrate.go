@@ -43,44 +43,21 @@ func migrateShown(ctx context.Context, databaseURL string, progress func(tenancy
 			return nil, err
 		}
 	}
-	pool, err := pgxpool.New(ctx, databaseURL)
+	config, err := tenancy.ControlConfig(databaseURL)
 	if err != nil {
 		return nil, fmt.Errorf("DATABASE_URL: %w", err)
 	}
-	defer pool.Close()
-	shop, err := tenancy.NewMigrator(shopFiles, shopSchemas{pool}, &tenancy.MigratorOptions{Progress: progress})
+	control, err := pgxpool.NewWithConfig(ctx, config)
+	if err != nil {
+		return nil, fmt.Errorf("DATABASE_URL: %w", err)
+	}
+	defer control.Close()
+	data, err := tenancy.NewData(control, &tenancy.DataOptions{Files: shopFiles})
 	if err != nil {
 		return nil, err
 	}
-	result, err := shop.Migrate(ctx)
-	if err != nil {
-		return result, err
-	}
-	var tables []string
-	for _, o := range result.Outcomes {
-		tables = append(tables, o.Target.Schema+".products")
-	}
-	return result, tenancy.Protect(ctx, conn, tables...)
-}
-
-// shopSchemas lists the schemas of the owner's database that hold tenants'
-// rows: the shared one, which goes first, and one for each tenant that has its
-// own.
-type shopSchemas struct{ pool *pgxpool.Pool }
-
-// MigrationTargets implements [tenancy.MigrationTargets].
-func (s shopSchemas) MigrationTargets(ctx context.Context) ([]tenancy.MigrationTarget, error) {
-	rows, err := s.pool.Query(ctx, `
-		select id, schema_name from mcpsaas.tenants
-		where placement = 'schema' and schema_name is not null and status <> 'deleted' order by created_at`)
-	if err != nil {
-		return nil, err
-	}
-	own, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (tenancy.MigrationTarget, error) {
-		t := tenancy.MigrationTarget{DB: s.pool}
-		return t, row.Scan(&t.Tenant, &t.Schema)
-	})
-	return append([]tenancy.MigrationTarget{{Schema: "public", DB: s.pool, Canary: true}}, own...), err
+	defer data.Close()
+	return data.Migrate(ctx, &tenancy.MigratorOptions{Progress: progress})
 }
 
 // checkMigrated refuses to serve on a database that migrate hasn't seen.

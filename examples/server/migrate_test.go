@@ -6,6 +6,7 @@ import (
 	"errors"
 	"testing"
 
+	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/stretchr/testify/require"
 
 	"github.com/mcpsaas/mcpsaas/tenancy"
@@ -22,18 +23,34 @@ func TestMigrateCommand(t *testing.T) {
 	require.Contains(t, text, "1 of 1 schemas\n")
 	require.Contains(t, text, "the schema is up to date")
 
+	// What Prepare leaves where it is cut short before the shop's tables.
 	super := w.superPool(t)
-	_, err = super.Exec(t.Context(), `insert into mcpsaas.tenants (id, plan, status, placement, schema_name) values ($1, 'pro', 'active', 'schema', 'tenant_a')`, tenant.NewID())
+	id := tenant.NewID()
+	schema := tenancy.SchemaName(id)
+	_, err = super.Exec(t.Context(), `insert into mcpsaas.tenants (id, plan, status, placement, schema_name) values ($1, 'pro', 'active', 'schema', $2)`, id, schema)
 	require.NoError(t, err)
+	control, err := tenancy.ControlConfig(w.db.Config().ConnString())
+	require.NoError(t, err)
+	pool, err := pgxpool.NewWithConfig(t.Context(), control)
+	require.NoError(t, err)
+	defer pool.Close()
+	data, err := tenancy.NewData(pool, nil)
+	require.NoError(t, err)
+	defer data.Close()
+	_, err = data.Prepare(t.Context(), id)
+	require.NoError(t, err)
+	_, err = w.db.Exec(t.Context(), `create table `+schema+`.products ()`)
+	require.NoError(t, err)
+
 	text, err = w.command("migrate", "-json")
 	var report migrateReport
-	require.ErrorContains(t, err, `schema "tenant_a": no such schema`)
+	require.ErrorContains(t, err, "apply 0001_products.sql")
 	require.NoError(t, json.Unmarshal([]byte(text), &report), text)
 	require.False(t, report.Migrated)
 	require.Equal(t, map[tenancy.MigrationState]int{tenancy.MigrationCurrent: 1, tenancy.MigrationFailed: 1}, report.Schemas)
-	require.Equal(t, "tenant_a", report.Failed[0].Schema)
+	require.Equal(t, schema, report.Failed[0].Schema)
 
-	_, err = w.db.Exec(t.Context(), `create schema tenant_a`)
+	_, err = w.db.Exec(t.Context(), `drop table `+schema+`.products`)
 	require.NoError(t, err)
 	text, err = w.command("migrate", "-json")
 	require.NoError(t, err)
@@ -42,7 +59,7 @@ func TestMigrateCommand(t *testing.T) {
 	require.True(t, report.Migrated)
 	require.Equal(t, map[tenancy.MigrationState]int{tenancy.MigrationCurrent: 1, tenancy.MigrationApplied: 1}, report.Schemas)
 	var forced bool
-	require.NoError(t, super.QueryRow(t.Context(), `select relforcerowsecurity from pg_class where oid = 'tenant_a.products'::regclass`).Scan(&forced))
+	require.NoError(t, super.QueryRow(t.Context(), `select relforcerowsecurity from pg_class where oid = '`+schema+`.products'::regclass`).Scan(&forced))
 	require.True(t, forced, "protected as the shared table is")
 }
 
