@@ -20,8 +20,8 @@ var (
 	ErrTampered = errors.New("tenancy: the tenant's context was tampered with")
 
 	// ErrMoved means that the tenant's rows are being moved, or were moved to
-	// where nobody knows of yet. Nothing was done; the same call may succeed a
-	// moment later.
+	// where nobody knows of yet, and that two seconds were not enough to find
+	// them. Nothing was done; the same call may succeed later.
 	ErrMoved = errors.New("tenancy: the tenant's rows are being moved")
 
 	// ErrUnknownTenant means that the tenant in the context is none of the

@@ -105,6 +105,9 @@ func (m *Mover) plan(ctx context.Context, id tenant.ID, at Placement) (*MovePlan
 		}
 		exists, err := to.exists(ctx)
 		switch {
+		case sqlState(err) == "3D000": // invalid_catalog_name
+			plan.note("the database doesn't exist yet")
+			return m.measure(ctx, plan, m.ends(from, from, h.epoch))
 		case err != nil:
 			return err
 		case !exists, old && at.Tier == TierSchema:

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -27,13 +28,23 @@ type route struct {
 	schema   string // the tenant's own, and its role; empty for the shared tables
 	limits   Limits
 
-	readOnly bool // no statement may write
-	replica  bool // by way of the replica
-	again    bool // found after another one had led nowhere
+	readOnly bool      // no statement may write
+	replica  bool      // by way of the replica
+	lost     time.Time // when a route first led nowhere, if one has
 }
 
+const (
+	// movePatience is how long a call looks for rows that are nowhere: in the
+	// switch between two databases the old place is closed before the new one
+	// opens. [MoverOptions.MaxPause] is shorter.
+	movePatience = 2 * time.Second
+
+	// movePause is between two looks at the same place.
+	movePause = 10 * time.Millisecond
+)
+
 // find returns the route to the rows of the tenant in ctx, with what the caller
-// wants of it: readOnly, replica, limits, and again.
+// wants of it: readOnly, replica, limits, and lost.
 func (db *DB) find(ctx context.Context, want route) (route, error) {
 	t, ok := tenant.FromContext(ctx)
 	if !ok {
@@ -142,12 +153,25 @@ func (db *DB) instead(ctx context.Context, r route, err error) (route, error) {
 		return r, nil
 	case !errors.Is(err, errElsewhere):
 		return route{}, err
-	case r.again || db.directory == nil:
+	case db.directory == nil || !r.lost.IsZero() && time.Since(r.lost) > movePatience:
 		return route{}, ErrMoved
 	}
 	if err := db.directory.Sync(ctx); err != nil {
 		return route{}, fmt.Errorf("%w: %w", ErrMoved, err)
 	}
-	r.again = true
-	return db.find(ctx, r)
+	if r.lost.IsZero() {
+		r.lost = time.Now()
+	}
+	next, err := db.find(ctx, r)
+	if err != nil || next.epoch != r.epoch {
+		return next, err
+	}
+	pause := time.NewTimer(movePause)
+	defer pause.Stop()
+	select {
+	case <-ctx.Done():
+		return route{}, fmt.Errorf("%w: %w", ErrMoved, ctx.Err())
+	case <-pause.C:
+		return next, nil
+	}
 }

@@ -59,11 +59,23 @@ func (u usageExport) Export(ctx context.Context, id tenant.ID, put func(string, 
 	})
 }
 
-func erase(data *tenancy.Data) func(context.Context, tenant.ID) (map[string]int64, error) {
-	return func(ctx context.Context, id tenant.ID) (map[string]int64, error) {
-		receipt, err := data.Erase(ctx, id)
-		return receipt.Deleted(), err
+// isolation is a tenant's place as onboarding wants it.
+type isolation struct{ *office }
+
+func (i isolation) Prepare(ctx context.Context, id tenant.ID) (string, error) {
+	return i.prepare(ctx, id)
+}
+
+func (i isolation) Prove(ctx context.Context, id tenant.ID, marker string) error {
+	return i.data.Prove(ctx, id, marker)
+}
+
+func (o *office) eraseRows(ctx context.Context, id tenant.ID) (map[string]int64, error) {
+	receipt, err := o.erase(ctx, id)
+	if receipt == nil {
+		return nil, err
 	}
+	return receipt.Deleted(), err
 }
 
 // unsubscribe ends what the tenant pays for.

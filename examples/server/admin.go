@@ -10,6 +10,7 @@ import (
 
 	"github.com/mcpsaas/mcpsaas/health"
 	"github.com/mcpsaas/mcpsaas/onboarding/pgstate"
+	"github.com/mcpsaas/mcpsaas/tenancy"
 	"github.com/mcpsaas/mcpsaas/tenancy/tenant"
 )
 
@@ -46,11 +47,12 @@ type consolePage struct {
 type consoleLine struct{ Name, Value string }
 
 type consoleTenant struct {
-	ID     tenant.ID
-	Name   string
-	Plan   tenant.Plan
-	Status tenant.Status
-	Why    string
+	ID        tenant.ID
+	Name      string
+	Plan      tenant.Plan
+	Placement tenancy.Placement
+	Status    tenant.Status
+	Why       string
 }
 
 // console is one page to look at when something is wrong.
@@ -92,6 +94,7 @@ func (a *app) consolePage(ctx context.Context) (consolePage, error) {
 	}
 	for _, t := range records {
 		row := consoleTenant{ID: t.Tenant, Name: t.Spec.Name, Plan: t.Spec.Plan, Status: t.State}
+		row.Placement, _, _ = a.directory.Placement(t.Tenant)
 		if t.Failure != nil {
 			row.Why = t.Failure.Step + ": " + string(t.Failure.Class)
 		}

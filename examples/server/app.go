@@ -43,6 +43,9 @@ const (
 	provisionerLease = 5 * time.Second
 )
 
+// controlConns is the least size of the control pool.
+const controlConns = 16
+
 // stallMargin is how long usage and notices of Stripe may wait, beyond what is
 // planned, before health tells of it: longer than a lease and a few retries.
 const stallMargin = 30 * time.Second
@@ -51,6 +54,10 @@ const stallMargin = 30 * time.Second
 // the books, without anything that serves.
 type office struct {
 	control     *pgxpool.Pool
+	ownerURL    string
+	appURL      string // may be empty for a command
+	databases   databaseTier
+	data        *tenancy.Data
 	directory   *tenancy.Directory
 	keys        *apikey.Store
 	ledger      *pgledger.Ledger
@@ -59,22 +66,40 @@ type office struct {
 	logger      *slog.Logger
 }
 
-// openOffice connects to the database as the control role.
+// openControl connects to the database as the control role, and reaches from there
+// every tenant's place as its owner.
+func openControl(ctx context.Context, c *config) (*pgxpool.Pool, *tenancy.Data, error) {
+	cfg, err := tenancy.ControlConfig(c.databaseURL)
+	if err != nil {
+		return nil, nil, fmt.Errorf("DATABASE_URL: %w", err)
+	}
+	// Followers of tables keep connections, and so do exports and moves.
+	cfg.MaxConns = max(cfg.MaxConns, controlConns)
+	control, err := pgxpool.NewWithConfig(ctx, cfg)
+	if err != nil {
+		return nil, nil, fmt.Errorf("DATABASE_URL: %w", err)
+	}
+	data, err := tenancy.NewData(control, &tenancy.DataOptions{
+		Databases: c.databases.resolver(c.databaseURL, asOwner), Files: shopFiles,
+	})
+	if err != nil {
+		control.Close()
+		return nil, nil, err
+	}
+	return control, data, nil
+}
+
 func openOffice(ctx context.Context, c *config, logger *slog.Logger) (*office, error) {
 	if c.databaseURL == "" {
 		return nil, usagef("DATABASE_URL is not set (-database-url)")
 	}
-	cfg, err := tenancy.ControlConfig(c.databaseURL)
-	if err != nil {
-		return nil, fmt.Errorf("DATABASE_URL: %w", err)
+	o := &office{ownerURL: c.databaseURL, appURL: c.appURL, databases: c.databases, logger: logger}
+	var err error
+	if o.control, o.data, err = openControl(ctx, c); err != nil {
+		return nil, err
 	}
-	control, err := pgxpool.NewWithConfig(ctx, cfg)
-	if err != nil {
-		return nil, fmt.Errorf("DATABASE_URL: %w", err)
-	}
-	o := &office{control: control, logger: logger}
 	if err := o.build(c); err != nil {
-		control.Close()
+		o.close()
 		return nil, err
 	}
 	return o, nil
@@ -90,14 +115,17 @@ func (o *office) build(c *config) (err error) {
 	if o.ledger, err = pgledger.New(o.control, nil); err != nil {
 		return err
 	}
-	if o.state, err = pgstate.New(o.control, nil); err != nil {
+	if o.state, err = pgstate.New(o.control, &pgstate.Options{Place: c.databases.place}); err != nil {
 		return err
 	}
 	o.provisioner, err = onboarding.New(o.state, onboarding.Steps{}, &onboarding.Options{Logger: o.logger})
 	return err
 }
 
-func (o *office) close() { o.control.Close() }
+func (o *office) close() {
+	o.data.Close()
+	o.control.Close()
+}
 
 // usageSink is where usage waits until the ledger has it.
 type usageSink interface {
@@ -122,6 +150,7 @@ type app struct {
 	worker  *billing.Worker
 	inbox   *billing.InboxWorker
 	checks  *health.Aggregator
+	watch   *databaseWatch
 	mcp     http.Handler // the MCP endpoint with authentication, as the canary calls it
 	config  *config
 	extend  func(*app, *mcp.Server)
@@ -148,7 +177,13 @@ func newApp(ctx context.Context, c *config, logger *slog.Logger, extend func(*ap
 }
 
 func (a *app) buildTenancy(ctx context.Context) (err error) {
-	if a.db, err = tenancy.Open(ctx, a.config.appURL, &tenancy.Options{Directory: a.directory, Logger: a.logger}); err != nil {
+	if a.db, err = tenancy.Open(ctx, a.config.appURL, &tenancy.Options{
+		Directory: a.directory,
+		Databases: &tenancy.DatabasesOptions{Resolver: a.databases.resolver(a.config.appURL, asApp)},
+		Limits:    limits,
+		Replica:   a.config.replicaURL,
+		Logger:    a.logger,
+	}); err != nil {
 		return fmt.Errorf("APP_DATABASE_URL: %w", err)
 	}
 	return nil
@@ -251,21 +286,17 @@ func (a *app) buildOnboarding(context.Context) error {
 	if err != nil {
 		return err
 	}
-	data, err := tenancy.NewData(a.control, &tenancy.DataOptions{Files: shopFiles})
-	if err != nil {
-		return err
-	}
 	steps, err := onboarding.Standard(onboarding.Parts{
-		Isolation:   data,
+		Isolation:   isolation{a.office},
 		Keys:        tenantKeys{a.keys},
 		Canary:      canary,
-		Configure:   data.Configure,
+		Configure:   a.data.Configure,
 		Staleness:   time.Second + toolTimeout,
 		SettleUsage: a.flushUsage,
 		Unsubscribe: a.unsubscribe,
 		Archive:     onboarding.Dir(archiveDir(a.config)),
-		Exports:     []onboarding.Exporter{data, usageExport{a.ledger}},
-		Erase:       erase(data),
+		Exports:     []onboarding.Exporter{a.data, usageExport{a.ledger}},
+		Erase:       a.eraseRows,
 		Clean:       []onboarding.Action{a.limiter.Forget},
 	})
 	if err != nil {
@@ -288,6 +319,8 @@ func (a *app) work(g *group) {
 	g.run("billing worker", a.worker.Run)
 	g.run("webhook inbox", a.inbox.Run)
 	g.run("provisioner", a.provisioner.Run)
+	g.run("purge", a.purge)
+	g.run("tenant databases", a.watch.run)
 	g.run("health", a.checks.Run)
 }
 

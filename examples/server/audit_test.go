@@ -21,7 +21,8 @@ import (
 func TestAuditCommand(t *testing.T) {
 	t.Parallel()
 	d := devtest.DB(t, devtest.Template{Name: "audited", Migrate: func(ctx context.Context, conn *pgx.Conn) error {
-		return migrate(ctx, conn.Config().ConnString())
+		_, err := migrate(ctx, &config{databaseURL: conn.Config().ConnString()}, nil)
+		return err
 	}})
 	env := map[string]string{"DATABASE_URL": d.URL, "APP_DATABASE_URL": d.As(tenancy.AppRole)}
 	command := func(args ...string) (string, error) {

@@ -21,11 +21,13 @@ func (a *app) buildHealth(context.Context) (err error) {
 	if err != nil {
 		return err
 	}
+	a.watch = &databaseWatch{control: a.control, canary: a.db.Canary}
 	a.checks, err = health.New(&health.Options{
 		Checks: []health.Check{
 			{Name: "postgres", Run: a.db.Check, Criticality: health.Critical},
 			{Name: "isolation", Run: a.db.CheckRoles, Criticality: health.Critical},
 			{Name: "audit", Run: tenancy.AuditCheck(a.control, &tenancy.AuditOptions{Roles: roles}), Interval: 5 * time.Minute},
+			{Name: "tenant_databases", Run: a.watch.check},
 			{Name: "directory", Run: a.directory.Check, Startup: true},
 			{Name: "api_keys", Run: a.keys.Check, Startup: true},
 			{Name: "redis", Run: a.limiter.Check},

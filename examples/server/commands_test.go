@@ -11,6 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/mcpsaas/mcpsaas/onboarding"
+	"github.com/mcpsaas/mcpsaas/tenancy"
 	"github.com/mcpsaas/mcpsaas/tenancy/tenant"
 )
 
@@ -96,11 +97,10 @@ func TestCommands(t *testing.T) {
 		return row.Status == tenant.Deleted
 	})
 	require.Equal(t, http.StatusUnauthorized, search(made.Key).status)
-	var left int
-	require.NoError(t, w.superPool(t).QueryRow(t.Context(), `
+	require.Zero(t, w.number(t, `
 		select (select count(*) from products where tenant_id = $1) + (select count(*) from tenant_config where tenant_id = $1)
-			+ (select count(*) from tenant_marker where tenant_id = $1)`, made.ID).Scan(&left))
-	require.Zero(t, left, "rows are left")
+			+ (select count(*) from tenant_marker where tenant_id = $1)`, made.ID), "rows are left")
+	require.Zero(t, w.number(t, `select count(*) from pg_namespace where nspname = $1`, tenancy.SchemaName(made.ID)), "its schema went with it")
 	archived, err := filepath.Glob(filepath.Join(w.env["ARCHIVE_DIR"], id, "*", "*"))
 	require.NoError(t, err)
 	require.NotEmpty(t, archived)

@@ -21,6 +21,7 @@ type config struct {
 	adminAddr     string
 	databaseURL   string
 	appURL        string
+	replicaURL    string
 	redisURL      string
 	stripeKey     string
 	stripeBase    string
@@ -32,6 +33,8 @@ type config struct {
 	archiveDir    string
 	adminToken    string
 	tellAdmin     bool // adminToken was made at this start, and is printed
+	tenantDBs     string
+	databases     databaseTier // tenantDBs, read
 	report        time.Duration
 	budget        time.Duration
 
@@ -42,8 +45,15 @@ type config struct {
 	json       bool
 	verbose    bool
 
-	now    bool   // tenant delete: without a grace period
-	scopes string // key create
+	now       bool   // tenant delete: without a grace period
+	misplaced bool   // tenant list
+	dir       string // tenant export, import
+	from      string // tenant import
+	to        string // tenant move, and what follows
+	dryRun    bool
+	abort     bool
+	purge     bool
+	scopes    string // key create
 
 	severity, sarif, allow string // audit
 	strict                 bool
@@ -61,6 +71,7 @@ func (c *config) settings() []setting {
 		{"admin-addr", "ADMIN_ADDR", "127.0.0.1:8081", "address of the admin listener", &c.adminAddr},
 		{"database-url", "DATABASE_URL", "", "PostgreSQL as the owner of the schema", &c.databaseURL},
 		{"app-database-url", "APP_DATABASE_URL", "", "the same database as app_user, which row-level security binds", &c.appURL},
+		{"replica-database-url", "REPLICA_DATABASE_URL", "", "a read replica of the same database as app_user, for reports (empty: there is none)", &c.replicaURL},
 		{"redis-url", "REDIS_URL", "", "Redis, for the quota counters", &c.redisURL},
 		{"stripe-secret-key", "STRIPE_SECRET_KEY", "", "Stripe's secret key", &c.stripeKey},
 		{"stripe-api-base", "STRIPE_API_BASE", "", "base URL of Stripe's API (empty: Stripe itself)", &c.stripeBase},
@@ -70,6 +81,7 @@ func (c *config) settings() []setting {
 		{"usage-sink", "USAGE_SINK", sinkSpool, "where usage waits for the database: spool (SPOOL_DIR), or stream (REDIS_URL, which must have appendonly)", &c.usageSink},
 		{"spool-dir", "SPOOL_DIR", "", "directory on a local disk for usage that isn't in the database yet", &c.spoolDir},
 		{"archive-dir", "ARCHIVE_DIR", "", "directory for the archives of deprovisioned tenants (default: beside the spool)", &c.archiveDir},
+		{"tenant-databases", "TENANT_DATABASES", "", "databases of tenants that have their own: same-server (made beside DATABASE_URL's), env:PREFIX or file:DIR (empty: there are none; same-server on the dev stack)", &c.tenantDBs},
 		{"admin-token", "ADMIN_TOKEN", "", "password of the admin listener, user operator (default: a new one at each start)", &c.adminToken},
 	}
 }
@@ -110,6 +122,13 @@ func (c *config) parse(name string, args []string, getenv func(string) string, o
 	fs.BoolVar(&c.verbose, "v", false, "log debug messages")
 
 	fs.BoolVar(&c.now, "now", false, "tenant delete: without a grace period; there is no way back")
+	fs.BoolVar(&c.misplaced, "misplaced", false, "tenant list: only tenants that aren't where their plan would put a new one")
+	fs.StringVar(&c.dir, "dir", "", "tenant export, import: the directory of the files")
+	fs.StringVar(&c.from, "from", "", "tenant import: whose export it is (default: the tenant's own)")
+	fs.StringVar(&c.to, "to", "", "tenant move: shared, schema, database (the tenant's own) or database:REFERENCE")
+	fs.BoolVar(&c.dryRun, "dry-run", false, "tenant move: say what would be done and what is in the way, and do nothing")
+	fs.BoolVar(&c.abort, "abort", false, "tenant move: give up the move that was begun")
+	fs.BoolVar(&c.purge, "purge", false, "tenant move: delete what earlier moves have left behind")
 	fs.StringVar(&c.severity, "severity", "warning", "audit: the least severity that makes it fail: note, warning or error")
 	fs.StringVar(&c.sarif, "sarif", "", "audit: write a SARIF log to this file as well")
 	fs.StringVar(&c.allow, "allow", "", "audit: file with the findings that are accepted, as JSON: [{\"rule\", \"object\", \"reason\"}]")
@@ -140,7 +159,9 @@ func (c *config) parse(name string, args []string, getenv func(string) string, o
 	if c.demoJSON != "" {
 		c.demo = true
 	}
-	return rest, nil
+	var err error
+	c.databases, err = parseDatabaseTier(c.tenantDBs)
+	return rest, err
 }
 
 // unconfigured reports whether nothing that the dev stack could provide is set.
@@ -164,7 +185,7 @@ func (c *config) check() error {
 	if c.production {
 		for _, s := range c.settings() {
 			switch s.env {
-			case "STRIPE_API_BASE", "ARCHIVE_DIR", "ADMIN_TOKEN", "ADDR", "ADMIN_ADDR":
+			case "STRIPE_API_BASE", "ARCHIVE_DIR", "ADMIN_TOKEN", "ADDR", "ADMIN_ADDR", "TENANT_DATABASES", "REPLICA_DATABASE_URL":
 				continue
 			}
 			if s.env == "SPOOL_DIR" && c.usageSink == sinkStream && c.archiveDir != "" {
@@ -186,6 +207,9 @@ func (c *config) check() error {
 	}
 	if c.stripeKey != "" && c.webhookSecret == "" && !c.production {
 		errs = append(errs, errors.New("STRIPE_WEBHOOK_SECRET is not set, but STRIPE_SECRET_KEY is"))
+	}
+	if c.databaseURL == "" && c.replicaURL != "" {
+		errs = append(errs, errors.New("DATABASE_URL is not set, but REPLICA_DATABASE_URL is"))
 	}
 	if c.databaseURL == "" && c.appURL != "" {
 		errs = append(errs, errors.New("DATABASE_URL is not set, but APP_DATABASE_URL is"))

@@ -52,6 +52,7 @@ type demoTenant struct {
 	Plan           tenant.Plan `json:"plan"`
 	APIKey         string      `json:"api_key"`
 	StripeCustomer string      `json:"stripe_customer"`
+	Placement      string      `json:"placement"`
 }
 
 // makeDemo brings one tenant per plan into being by the road that any customer
@@ -81,7 +82,14 @@ func (a *app) makeDemo(ctx context.Context, adminURL string) (*demo, error) {
 		}
 		d.Tenants = append(d.Tenants, demoTenant{ID: id, Plan: o.Plan, APIKey: key, StripeCustomer: record.Spec.Customer})
 	}
-	return d, a.directory.Sync(ctx)
+	if err := a.directory.Sync(ctx); err != nil {
+		return nil, err
+	}
+	for i, t := range d.Tenants {
+		at, _, _ := a.directory.Placement(t.ID)
+		d.Tenants[i].Placement = at.String()
+	}
+	return d, nil
 }
 
 // liveDemo returns the id of the first generation that has not left.

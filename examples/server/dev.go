@@ -57,6 +57,9 @@ func fillIn(ctx context.Context, c *config, logger *slog.Logger) (_ *devParts, e
 	} else {
 		c.databaseURL, c.appURL = d.stack.DatabaseURL, d.stack.AppDatabaseURL
 		d.say("PostgreSQL: of this run's own, gone when it ends; DATABASE_URL takes yours")
+		if c.databases.kind == "" {
+			c.databases.kind = sameServer
+		}
 	}
 	if c.redisURL == "" {
 		c.redisURL = d.stack.RedisURL

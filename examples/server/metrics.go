@@ -10,6 +10,7 @@ import (
 
 	"github.com/mcpsaas/mcpsaas/health"
 	"github.com/mcpsaas/mcpsaas/metering"
+	"github.com/mcpsaas/mcpsaas/tenancy"
 	"github.com/mcpsaas/mcpsaas/tenancy/mcptenant"
 )
 
@@ -50,7 +51,7 @@ func (m *metrics) fault(_ context.Context, f mcptenant.Fault) {
 // scrape runs no check and asks no database.
 func (a *app) metricsHandler() http.Handler {
 	r := a.metrics.registry
-	r.MustRegister(healthCollector{a.checks}, prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+	r.MustRegister(healthCollector{a.checks}, connectionCollector{a.db}, prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "mcp_quota_breaker_open", Help: "1 while the limiter is not asked after repeated failures.",
 	}, func() float64 {
 		if a.meter.Stats().BreakerOpen {
@@ -76,4 +77,46 @@ func (c healthCollector) Collect(ch chan<- prometheus.Metric) {
 		}
 		ch <- prometheus.MustNewConstMetric(healthDesc, prometheus.GaugeValue, value, r.Name)
 	}
+}
+
+// connectionCollector shows the connections that tenants' statements take: those to
+// the first database, and the budget of those to databases of their own.
+type connectionCollector struct{ db *tenancy.DB }
+
+var (
+	connectionsDesc = prometheus.NewDesc("mcp_db_connections", "Connections for tenants' statements.", []string{"pool", "state"}, nil)
+	waitingDesc     = prometheus.NewDesc("mcp_db_waiting", "Calls that wait for a connection to a tenant's own database.", nil, nil)
+	poolsDesc       = prometheus.NewDesc("mcp_db_pools", "Tenants' own databases that connections are kept for.", nil, nil)
+	openedDesc      = prometheus.NewDesc("mcp_db_opened_total", "Connections opened to tenants' own databases.", nil, nil)
+	evictedDesc     = prometheus.NewDesc("mcp_db_evicted_total", "Connections closed in favour of another tenant's database.", nil, nil)
+	refusedDesc     = prometheus.NewDesc("mcp_db_refused_total", "Calls that got no connection to a tenant's own database in time.", nil, nil)
+	starvedDesc     = prometheus.NewDesc("mcp_db_starved_seconds_total", "Time that calls waited because the budget of connections was spent.", nil, nil)
+)
+
+func (connectionCollector) Describe(ch chan<- *prometheus.Desc) {
+	for _, d := range []*prometheus.Desc{connectionsDesc, waitingDesc, poolsDesc, openedDesc, evictedDesc, refusedDesc, starvedDesc} {
+		ch <- d
+	}
+}
+
+func (c connectionCollector) Collect(ch chan<- prometheus.Metric) {
+	home, own := c.db.Stat(), c.db.DatabaseStats()
+	gauge := func(d *prometheus.Desc, v float64, labels ...string) {
+		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
+	}
+	count := func(d *prometheus.Desc, v float64) {
+		ch <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, v)
+	}
+	gauge(connectionsDesc, float64(home.AcquiredConns()), "home", "in_use")
+	gauge(connectionsDesc, float64(home.IdleConns()), "home", "idle")
+	gauge(connectionsDesc, float64(home.MaxConns()), "home", "max")
+	gauge(connectionsDesc, float64(own.InUse), "tenants", "in_use")
+	gauge(connectionsDesc, float64(own.Idle), "tenants", "idle")
+	gauge(connectionsDesc, float64(own.MaxConns), "tenants", "max")
+	gauge(waitingDesc, float64(own.Waiting))
+	gauge(poolsDesc, float64(own.Pools))
+	count(openedDesc, float64(own.Opened))
+	count(evictedDesc, float64(own.Evicted))
+	count(refusedDesc, float64(own.Refused))
+	count(starvedDesc, own.Starved.Seconds())
 }

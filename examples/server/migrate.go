@@ -6,15 +6,16 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"time"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/mcpsaas/mcpsaas/billing/pgledger"
 	"github.com/mcpsaas/mcpsaas/onboarding/pgstate"
 	"github.com/mcpsaas/mcpsaas/tenancy"
 	"github.com/mcpsaas/mcpsaas/tenancy/apikey"
+	"github.com/mcpsaas/mcpsaas/tenancy/tenant"
 )
 
 // shopFiles are applied to every schema that holds tenants' rows.
@@ -22,42 +23,55 @@ import (
 //go:embed migrations/*.sql
 var shopFiles embed.FS
 
-// migrate brings the database up to date: the library's tables, the shop's own,
-// and the policies on the latter.
-func migrate(ctx context.Context, databaseURL string) error {
-	_, err := migrateShown(ctx, databaseURL, nil)
-	return err
+// migrate brings the databases up to date: the library's tables, the shop's own,
+// and the policies on the latter, wherever tenants' rows are. It tells how far it
+// is with the shop's tables.
+func migrate(ctx context.Context, c *config, progress func(tenancy.MigrationProgress)) (*tenancy.MigrationResult, error) {
+	if err := migrateLibrary(ctx, c.databaseURL); err != nil {
+		return nil, err
+	}
+	control, data, err := openControl(ctx, c)
+	if err != nil {
+		return nil, err
+	}
+	defer control.Close()
+	defer data.Close()
+	return data.Migrate(ctx, &tenancy.MigratorOptions{Progress: progress})
 }
 
-// migrateShown does the same, and tells how far it is with the shop's schemas.
-func migrateShown(ctx context.Context, databaseURL string, progress func(tenancy.MigrationProgress)) (*tenancy.MigrationResult, error) {
+// migrateToServe does the same for a server that is about to start. A tenant's own
+// place that can't be reached or brought up to date is no reason not to serve the
+// others: its checks are red.
+func migrateToServe(ctx context.Context, c *config, logger *slog.Logger) error {
+	result, err := migrate(ctx, c, nil)
+	if result == nil {
+		return err
+	}
+	for _, o := range result.Outcomes {
+		if o.Target.Canary && o.Err != nil {
+			return err
+		}
+	}
+	if err != nil {
+		logger.ErrorContext(ctx, "a tenant's place is not up to date", "err", err)
+	}
+	return ctx.Err()
+}
+
+func migrateLibrary(ctx context.Context, databaseURL string) error {
 	conn, err := pgx.Connect(ctx, databaseURL)
 	if err != nil {
-		return nil, fmt.Errorf("DATABASE_URL: %w", err)
+		return fmt.Errorf("DATABASE_URL: %w", err)
 	}
 	defer conn.Close(context.WithoutCancel(ctx))
 	for _, m := range []func(context.Context, *pgx.Conn) error{
 		tenancy.Migrate, apikey.Migrate, pgledger.Migrate, pgstate.Migrate,
 	} {
 		if err := m(ctx, conn); err != nil {
-			return nil, err
+			return err
 		}
 	}
-	config, err := tenancy.ControlConfig(databaseURL)
-	if err != nil {
-		return nil, fmt.Errorf("DATABASE_URL: %w", err)
-	}
-	control, err := pgxpool.NewWithConfig(ctx, config)
-	if err != nil {
-		return nil, fmt.Errorf("DATABASE_URL: %w", err)
-	}
-	defer control.Close()
-	data, err := tenancy.NewData(control, &tenancy.DataOptions{Files: shopFiles})
-	if err != nil {
-		return nil, err
-	}
-	defer data.Close()
-	return data.Migrate(ctx, &tenancy.MigratorOptions{Progress: progress})
+	return nil
 }
 
 // checkMigrated refuses to serve on a database that migrate hasn't seen.
@@ -92,14 +106,14 @@ func migrateCommand(ctx context.Context, env *environment, args []string) error 
 	}
 	start := time.Now()
 	line := &progressLine{w: env.stdout, live: isTerminal(env.stdout), quiet: env.config.json}
-	result, err := migrateShown(ctx, env.config.databaseURL, line.show)
+	result, err := migrate(ctx, env.config, line.show)
 	line.end()
 	if env.config.json && result != nil {
 		report := migrateReport{Migrated: err == nil, Seconds: time.Since(start).Seconds(), Schemas: make(map[tenancy.MigrationState]int)}
 		for _, o := range result.Outcomes {
 			report.Schemas[o.State]++
 			if o.State == tenancy.MigrationFailed {
-				report.Failed = append(report.Failed, failedSchema{o.Target.Schema, o.Err.Error()})
+				report.Failed = append(report.Failed, failedSchema{o.Target.Schema, o.Target.Tenant, o.Err.Error()})
 			}
 		}
 		return errors.Join(err, json.NewEncoder(env.stdout).Encode(report))
@@ -122,6 +136,7 @@ type migrateReport struct {
 }
 
 type failedSchema struct {
-	Schema string `json:"schema"`
-	Error  string `json:"error"`
+	Schema string    `json:"schema"`
+	Tenant tenant.ID `json:"tenant,omitzero"` // whose it is; none for one that several share
+	Error  string    `json:"error"`
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -55,9 +56,9 @@ func hostile(a *app, server *mcp.Server) {
 		}))
 }
 
-// TestMixedTenants makes 10,000 calls of two tenants at once, with errors,
-// cancellations, panics and tampering between them, in both modes. No call may
-// see a row of the other tenant, and the process must live.
+// TestMixedTenants makes 10,000 calls of three tenants at once, one in each
+// tier, with errors, cancellations, panics and tampering between them, in both
+// modes. No call may see a row of another tenant, and the process must live.
 //
 // Mutation that it saw: no recover in the middleware. The guards of a
 // transaction stand behind each other, so that none of them is missed here;
@@ -73,8 +74,12 @@ func TestMixedTenants(t *testing.T) {
 				args = append(args, "-stateful")
 			}
 			r := w.serve(hostile, args...)
-			tenants := []demoTenant{r.tenant(tenant.Pro), r.tenant(tenant.Enterprise)}
-			mark := func(d demoTenant) string { return "only " + string(d.Plan) }
+			tenants := []demoTenant{r.tenant(tenant.Pro), r.tenant(tenant.Enterprise), w.sharedEnterprise(t)}
+			for i, tier := range []string{"schema", "database:" + databaseRef(tenants[1].ID), "shared"} {
+				at, _ := w.placement(t, tenants[i].ID)
+				require.Equal(t, tier, at)
+			}
+			mark := func(d demoTenant) string { return "only " + d.ID.String() }
 			sessions := make([]string, len(tenants))
 			for i, d := range tenants {
 				if mode == "stateful" {
@@ -106,7 +111,10 @@ func TestMixedTenants(t *testing.T) {
 							return
 						}
 						who := rand.IntN(len(tenants))
-						me, other := tenants[who], tenants[1-who]
+						me := tenants[who]
+						foreign := func(text string) bool {
+							return slices.ContainsFunc(tenants, func(d demoTenant) bool { return d != me && strings.Contains(text, mark(d)) })
+						}
 						ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 						tool, in := "search_products", map[string]any{"query": "only"}
 						how := ""
@@ -138,12 +146,12 @@ func TestMixedTenants(t *testing.T) {
 						case err != nil:
 							t.Errorf("call %d (%s): %v", n, how, err)
 							return
-						case strings.Contains(a.text, mark(other)) || strings.Contains(string(a.out), mark(other)):
-							t.Errorf("call %d of %s saw a row of %s: %s", n, me.Plan, other.Plan, a.text)
+						case foreign(a.text) || foreign(string(a.out)):
+							t.Errorf("call %d of %s saw another's row: %s", n, me.ID, a.text)
 							return
 						case how == "" && in["limit"] == nil:
 							if a.isErr || !strings.Contains(a.text, mark(me)) {
-								t.Errorf("call %d of %s: %s", n, me.Plan, a.text)
+								t.Errorf("call %d of %s: %s", n, me.ID, a.text)
 								return
 							}
 							answered.Add(1)
@@ -173,6 +181,18 @@ func TestMixedTenants(t *testing.T) {
 			}
 		})
 	}
+}
+
+// sharedEnterprise is a tenant without limits in the shared tables.
+func (w *world) sharedEnterprise(t *testing.T) demoTenant {
+	t.Helper()
+	text, err := w.command("tenant", "create", "enterprise", "-json")
+	require.NoError(t, err)
+	var made demoTenant
+	require.NoError(t, json.Unmarshal([]byte(text), &made))
+	_, err = w.command("tenant", "move", made.ID.String(), "-to", "shared")
+	require.NoError(t, err)
+	return made
 }
 
 // openSession initializes a stateful session and returns its id.

@@ -3,8 +3,10 @@ package main
 import (
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/mcpsaas/mcpsaas/metering"
+	"github.com/mcpsaas/mcpsaas/tenancy"
 	"github.com/mcpsaas/mcpsaas/tenancy/tenant"
 )
 
@@ -33,6 +35,16 @@ var tools = map[string]metering.Tool{
 	"generate_report": {Units: 20},
 	"usage":           {Free: true},
 	"health_check":    {Free: true},
+}
+
+// limits keep one tenant's statement, or the lock that it waits for, from taking what
+// others need. A call as a whole has toolTimeout.
+func limits(t tenant.Tenant) tenancy.Limits {
+	switch t.Plan {
+	case tenant.Pro, tenant.Enterprise:
+		return tenancy.Limits{StatementTimeout: 10 * time.Second, LockTimeout: 2 * time.Second}
+	}
+	return tenancy.Limits{StatementTimeout: 5 * time.Second, LockTimeout: time.Second}
 }
 
 func sold(plan tenant.Plan) bool {

@@ -91,7 +91,7 @@ func serve(ctx context.Context, env *environment, args []string) (err error) {
 			return err
 		}
 		defer func() { err = errors.Join(err, dev.close()) }()
-		if err := migrate(ctx, c.databaseURL); err != nil {
+		if err := migrateToServe(ctx, c, logger); err != nil {
 			return err
 		}
 		for _, line := range dev.banner {

@@ -7,10 +7,12 @@ import (
 	"fmt"
 	"log/slog"
 	"os/user"
+	"strings"
 	"time"
 
 	"github.com/mcpsaas/mcpsaas/onboarding"
 	"github.com/mcpsaas/mcpsaas/onboarding/pgstate"
+	"github.com/mcpsaas/mcpsaas/tenancy"
 	"github.com/mcpsaas/mcpsaas/tenancy/apikey"
 	"github.com/mcpsaas/mcpsaas/tenancy/tenant"
 )
@@ -20,26 +22,36 @@ const commandTimeout = 2 * time.Minute
 
 // withOffice runs f with the books open.
 func withOffice(ctx context.Context, env *environment, f func(ctx context.Context, o *office) error) error {
-	logger := slog.New(slog.NewTextHandler(env.stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))
-	c := env.config
-	if c.databaseURL == "" {
-		return usagef("DATABASE_URL is not set (-database-url): a command works on the database of a server")
+	if err := env.config.forCommand(); err != nil {
+		return err
 	}
-	if c.pepper == "" {
-		dir, err := cacheDir(c.databaseURL)
-		if err != nil {
-			return err
-		}
-		if c.pepper, err = devPepper("", dir); err != nil {
-			return err
-		}
-	}
-	o, err := openOffice(ctx, c, logger)
+	o, err := openOffice(ctx, env.config, env.logger())
 	if err != nil {
 		return err
 	}
 	defer o.close()
 	return f(ctx, o)
+}
+
+// forCommand fills in what a command can do without, and refuses to go on where it
+// can't.
+func (c *config) forCommand() error {
+	if c.databaseURL == "" {
+		return usagef("DATABASE_URL is not set (-database-url): a command works on the database of a server")
+	}
+	if c.pepper != "" {
+		return nil
+	}
+	dir, err := cacheDir(c.databaseURL)
+	if err != nil {
+		return err
+	}
+	c.pepper, err = devPepper("", dir)
+	return err
+}
+
+func (env *environment) logger() *slog.Logger {
+	return slog.New(slog.NewTextHandler(env.stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))
 }
 
 func (env *environment) print(data any, text func()) error {
@@ -61,21 +73,57 @@ func operator() string {
 }
 
 type tenantRow struct {
-	ID       tenant.ID           `json:"id"`
-	Name     string              `json:"name,omitempty"`
-	Plan     tenant.Plan         `json:"plan"`
-	Status   tenant.Status       `json:"status"`
-	Customer string              `json:"stripe_customer,omitempty"`
-	DeleteAt time.Time           `json:"delete_at,omitzero"`
-	Holds    map[string]string   `json:"holds,omitempty"`
-	Failure  *onboarding.Failure `json:"failure,omitempty"`
+	ID        tenant.ID           `json:"id"`
+	Name      string              `json:"name,omitempty"`
+	Plan      tenant.Plan         `json:"plan"`
+	Status    tenant.Status       `json:"status"`
+	Placement string              `json:"placement"`
+	Epoch     int64               `json:"epoch"`           // counts its moves, from 1
+	Wants     tenancy.Tier        `json:"wants,omitempty"` // where its plan would put a new tenant, if that is elsewhere
+	Customer  string              `json:"stripe_customer,omitempty"`
+	DeleteAt  time.Time           `json:"delete_at,omitzero"`
+	Holds     map[string]string   `json:"holds,omitempty"`
+	Failure   *onboarding.Failure `json:"failure,omitempty"`
 }
 
-func rowOf(r onboarding.Record) tenantRow {
-	return tenantRow{
+// row needs a directory that was read.
+func (o *office) row(r onboarding.Record) tenantRow {
+	at, epoch, _ := o.directory.Placement(r.Tenant)
+	row := tenantRow{
 		ID: r.Tenant, Name: r.Spec.Name, Plan: r.Spec.Plan, Status: r.State, Customer: r.Spec.Customer,
+		Placement: at.String(), Epoch: epoch,
 		DeleteAt: r.Spec.DeleteAt, Holds: r.Spec.Holds, Failure: r.Failure,
 	}
+	if tier := o.databases.tier(r.Spec.Plan); tier != at.Tier && r.State != tenant.Deleted {
+		row.Wants = tier
+	}
+	return row
+}
+
+// tenant reads how one tenant stands.
+func (o *office) tenant(ctx context.Context, id tenant.ID) (tenantRow, error) {
+	record, err := o.provisioner.Tenant(ctx, id)
+	if err != nil {
+		return tenantRow{}, named(id, err)
+	}
+	if err := o.readDirectory(ctx); err != nil {
+		return tenantRow{}, err
+	}
+	return o.row(record), nil
+}
+
+// readDirectory reads where the tenants are, once.
+func (o *office) readDirectory(ctx context.Context) error {
+	if err := o.control.Ping(ctx); err != nil { // the directory would wait for the end of an outage
+		return err
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	g := newGroup(ctx)
+	g.run("directory", o.directory.Run)
+	err := o.directory.Ready(ctx)
+	cancel()
+	g.wg.Wait()
+	return err
 }
 
 func tenantList(ctx context.Context, env *environment, args []string) error {
@@ -83,6 +131,9 @@ func tenantList(ctx context.Context, env *environment, args []string) error {
 		return err
 	}
 	return withOffice(ctx, env, func(ctx context.Context, o *office) error {
+		if err := o.readDirectory(ctx); err != nil {
+			return err
+		}
 		rows := []tenantRow{}
 		var f pgstate.Filter
 		for {
@@ -94,13 +145,19 @@ func tenantList(ctx context.Context, env *environment, args []string) error {
 				break
 			}
 			for _, r := range records {
-				rows = append(rows, rowOf(r))
+				if row := o.row(r); row.Wants != "" || !env.config.misplaced {
+					rows = append(rows, row)
+				}
 			}
 			f.After = records[len(records)-1].Tenant
 		}
 		return env.print(rows, func() {
 			for _, r := range rows {
-				fmt.Fprintf(env.stdout, "%s  %-10s  %-22s  %s\n", r.ID, r.Plan, r.Status, r.Name)
+				tier := tierOf(r.Placement)
+				if r.Wants != "" {
+					tier += " (wants " + string(r.Wants) + ")"
+				}
+				fmt.Fprintf(env.stdout, "%s  %-10s  %-8s  %-22s  %s\n", r.ID, r.Plan, tier, r.Status, r.Name)
 			}
 		})
 	})
@@ -115,9 +172,9 @@ func tenantShow(ctx context.Context, env *environment, args []string) error {
 		return err
 	}
 	return withOffice(ctx, env, func(ctx context.Context, o *office) error {
-		record, err := o.provisioner.Tenant(ctx, id)
+		row, err := o.tenant(ctx, id)
 		if err != nil {
-			return named(id, err)
+			return err
 		}
 		steps, err := o.state.Steps(ctx, id, "")
 		if err != nil {
@@ -136,9 +193,12 @@ func tenantShow(ctx context.Context, env *environment, args []string) error {
 			Steps []onboarding.StepRecord `json:"steps"`
 			Keys  []apikey.Info           `json:"keys"`
 			Log   []onboarding.Entry      `json:"log"`
-		}{rowOf(record), steps, keys, log}
+		}{row, steps, keys, log}
 		return env.print(out, func() {
-			fmt.Fprintf(env.stdout, "%s  %s\nplan %s, %s\n", out.ID, out.Name, out.Plan, out.Status)
+			fmt.Fprintf(env.stdout, "%s  %s\nplan %s, %s\nplacement %s, epoch %d\n", out.ID, out.Name, out.Plan, out.Status, out.Placement, out.Epoch)
+			if out.Wants != "" {
+				fmt.Fprintf(env.stdout, "a new tenant of its plan would get the tier %s: `tenant move`\n", out.Wants)
+			}
 			if f := out.Failure; f != nil {
 				fmt.Fprintf(env.stdout, "failed at %s (%s): %s\n", f.Step, f.Class, f.Text)
 			}
@@ -200,6 +260,12 @@ func tenantCreate(ctx context.Context, env *environment, args []string) error {
 	})
 }
 
+// tierOf is a placement without its reference.
+func tierOf(placement string) string {
+	tier, _, _ := strings.Cut(placement, ":")
+	return tier
+}
+
 // parseTenant reads the id of a tenant off the command line.
 func parseTenant(arg string) (tenant.ID, error) {
 	id, err := tenant.ParseID(arg)
@@ -230,14 +296,14 @@ func order(name string, ctx context.Context, env *environment, args []string, ac
 		if err := act(o.provisioner, ctx, onboarding.Order{Tenant: id, Actor: operator(), Reason: name, Now: env.config.now}); err != nil {
 			return named(id, err)
 		}
-		record, err := o.provisioner.Tenant(ctx, id)
+		row, err := o.tenant(ctx, id)
 		if err != nil {
 			return err
 		}
-		return env.print(rowOf(record), func() {
-			fmt.Fprintf(env.stdout, "%s is %s\n", id, record.State)
-			if !record.Spec.DeleteAt.IsZero() {
-				fmt.Fprintf(env.stdout, "its data goes at %s; until then `tenant restore` takes it back\n", record.Spec.DeleteAt.UTC().Format(time.RFC3339))
+		return env.print(row, func() {
+			fmt.Fprintf(env.stdout, "%s is %s\n", id, row.Status)
+			if !row.DeleteAt.IsZero() {
+				fmt.Fprintf(env.stdout, "its data goes at %s; until then `tenant restore` takes it back\n", row.DeleteAt.UTC().Format(time.RFC3339))
 			}
 		})
 	})
@@ -253,6 +319,10 @@ func tenantResume(ctx context.Context, env *environment, args []string) error {
 
 func tenantDelete(ctx context.Context, env *environment, args []string) error {
 	return order("tenant delete", ctx, env, args, (*onboarding.Provisioner).Deprovision)
+}
+
+func tenantRetry(ctx context.Context, env *environment, args []string) error {
+	return order("tenant retry", ctx, env, args, (*onboarding.Provisioner).Retry)
 }
 
 func tenantRestore(ctx context.Context, env *environment, args []string) error {

@@ -108,7 +108,9 @@ func (s *shop) report(ctx context.Context, req *mcp.CallToolRequest, _ reportInp
 			return ignoreNoRows(tx.QueryRow(ctx, `select name from products order by price_cents desc, name limit 1`).Scan(&out.DearestName))
 		}},
 	}
-	err := tenancy.TenantTx(ctx, s.db, func(ctx context.Context, tx pgx.Tx) error {
+	// What is true at one moment, which may have passed on a replica.
+	opts := tenancy.TxOptions{ReadOnly: true, IsoLevel: pgx.RepeatableRead, Replica: true}
+	err := s.db.Tx(ctx, opts, func(ctx context.Context, tx pgx.Tx) error {
 		for i, step := range steps {
 			progress(ctx, req, i, len(steps), step.what)
 			if err := step.run(ctx, tx); err != nil {

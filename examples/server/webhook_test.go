@@ -9,6 +9,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/mcpsaas/mcpsaas/tenancy"
 	"github.com/mcpsaas/mcpsaas/tenancy/tenant"
 )
 
@@ -69,7 +70,8 @@ func TestFiftyCheckouts(t *testing.T) {
 	require.Equal(t, 1, count(`select count(*) from mcpsaas.api_keys where tenant_id = $1 and 'tools:*' = any (scopes)`))
 	require.Equal(t, 1, count(`select count(*) from mcpsaas.billing_accounts where tenant_id = $1`))
 	var markers int
-	require.NoError(t, w.superPool(t).QueryRow(t.Context(), `select count(*) from public.tenant_marker where tenant_id = $1`, began.Tenant).Scan(&markers))
+	schema := tenancy.SchemaName(began.Tenant)
+	require.NoError(t, w.superPool(t).QueryRow(t.Context(), `select count(*) from `+schema+`.tenant_marker where tenant_id = $1`, began.Tenant).Scan(&markers))
 	require.Equal(t, 1, markers)
 	require.Equal(t, 0, count(`select count(*) from mcpsaas.tenant_steps where tenant = $1 and (failure is not null or state <> 'done')`))
 

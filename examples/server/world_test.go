@@ -66,7 +66,7 @@ func newWorld(t testing.TB) *world {
 		"ADDR": addr, "ADMIN_ADDR": "127.0.0.1:0",
 		"DATABASE_URL": db.URL, "APP_DATABASE_URL": db.As("app_user"), "REDIS_URL": w.redis.URL,
 		"STRIPE_API_BASE": w.stripe.URL, "STRIPE_SECRET_KEY": w.stripe.SecretKey, "STRIPE_WEBHOOK_SECRET": w.stripe.WebhookSecret,
-		"API_KEY_PEPPER": strings.Repeat("p", 32), "SPOOL_DIR": filepath.Join(t.TempDir(), "spool"), "REPORT_INTERVAL": "1s",
+		"API_KEY_PEPPER": strings.Repeat("p", 32), "TENANT_DATABASES": sameServer, "SPOOL_DIR": filepath.Join(t.TempDir(), "spool"), "REPORT_INTERVAL": "1s",
 		// The budget is about Redis; here it would be about a busy machine.
 		"REDIS_BUDGET": "2s",
 	}
