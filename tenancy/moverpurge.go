@@ -45,11 +45,7 @@ func (m *Mover) PurgeDue(ctx context.Context) (tenants int, err error) {
 }
 
 func (m *Mover) purgeSome(ctx context.Context, id tenant.ID, which func(*moveRow) bool) error {
-	return m.data.hold(ctx, id, holdExclusive, func(tx pgx.Tx, _ home, p place) error {
-		// A move that was begun may need what is there.
-		if err := standsStill(ctx, tx, id); err != nil {
-			return err
-		}
+	return m.data.hold(ctx, id, holdExclusive, func(_ pgx.Tx, _ home, p place) error {
 		return m.purge(ctx, p, which)
 	})
 }

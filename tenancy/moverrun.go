@@ -26,7 +26,7 @@ import (
 // A [*MoveRefusedError] says that nothing was done and why.
 func (m *Mover) Move(ctx context.Context, id tenant.ID, to Placement) (*MoveResult, error) {
 	var result *MoveResult
-	err := m.data.hold(ctx, id, holdExclusive, func(_ pgx.Tx, h home, p place) (err error) {
+	err := m.data.hold(ctx, id, holdMove, func(_ pgx.Tx, h home, p place) (err error) {
 		result, err = m.move(ctx, h, p, to)
 		return err
 	})
@@ -385,7 +385,7 @@ func (r *moving) cleanUp(ctx context.Context) error {
 // possible until the switch: [ErrMoveSwitched] means that it is too late. [ErrNoMove]
 // means that there is nothing to abort.
 func (m *Mover) Abort(ctx context.Context, id tenant.ID) error {
-	err := m.data.hold(ctx, id, holdExclusive, func(_ pgx.Tx, _ home, p place) (err error) {
+	err := m.data.hold(ctx, id, holdMove, func(_ pgx.Tx, _ home, p place) (err error) {
 		r := &moving{Mover: m, id: id, start: time.Now()}
 		if r.row, err = readMove(ctx, m.data.control, runningMoveSQL, id); err != nil {
 			return err
