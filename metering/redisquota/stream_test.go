@@ -224,12 +224,15 @@ func TestStreamTrimsOnlyWhatIsStored(t *testing.T) {
 	dying, client := newStream(t, server.URL, &opts)
 	ids := recordStream(t, dying, 30)
 	holds, release := make(chan []usage.Event, 1), make(chan struct{})
-	stop := drain(t, dying, usage.StoreFunc(func(_ context.Context, events []usage.Event) (int, error) {
+	stop := drain(t, dying, usage.StoreFunc(func(ctx context.Context, events []usage.Event) (int, error) {
 		select {
 		case holds <- events:
 		default:
 		}
-		<-release
+		select {
+		case <-release:
+		case <-ctx.Done():
+		}
 		return 0, errors.New("died")
 	}))
 	held := <-holds
