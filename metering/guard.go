@@ -23,6 +23,7 @@ var errBreakerOpen = errors.New("not asked: the last questions failed")
 // in for it with a local count while it is away.
 type guard struct {
 	limiter Limiter
+	leased  *Leased // limiter, if it can answer without being asked
 	budget  time.Duration
 	now     func() time.Time
 	permits chan struct{}
@@ -34,10 +35,16 @@ type guard struct {
 }
 
 func newGuard(l Limiter, budget time.Duration, now func() time.Time) *guard {
-	return &guard{limiter: l, budget: budget, now: now, permits: make(chan struct{}, inFlight)}
+	leased, _ := l.(*Leased)
+	return &guard{limiter: l, leased: leased, budget: budget, now: now, permits: make(chan struct{}, inFlight)}
 }
 
 func (g *guard) take(ctx context.Context, r Request) (d Decision, err error) {
+	if g.leased != nil {
+		if d, ok := g.leased.decide(r); ok {
+			return d, nil
+		}
+	}
 	err = g.ask(ctx, func(ctx context.Context) error {
 		d, err = g.limiter.Take(ctx, r)
 		return err
@@ -62,6 +69,11 @@ func (g *guard) settle(ctx context.Context, d Decision, units int64) (charged in
 			return units, nil
 		}
 		return local.Settle(ctx, d, units)
+	}
+	if g.leased != nil {
+		if charged, ok := g.leased.settleLocal(d, units); ok {
+			return charged, nil
+		}
 	}
 	err = g.ask(ctx, func(ctx context.Context) error {
 		charged, err = g.limiter.Settle(ctx, d, units)

@@ -165,6 +165,8 @@ type Decision struct {
 
 	// Request is what was asked, for Settle.
 	Request Request
+
+	grant *grant // of a Leased limiter, that the units are from
 }
 
 // LimitState is where one limit stands.

@@ -173,7 +173,7 @@ func (m *Memory) Settle(ctx context.Context, d Decision, units int64) (int64, er
 		if b.Hold > 0 {
 			delete(m.slots[key(r.Tenant.String(), b)], d.Slot)
 		} else if left := b.lent(d.Block); left > 0 {
-			m.sub(r.Tenant.String(), b, left, at)
+			m.sub(r.Tenant.String(), b, left, at, d.Block.Hold)
 		}
 	}
 	if units == d.Units && !d.Replay {
@@ -208,7 +208,7 @@ func (m *Memory) Settle(ctx context.Context, d Decision, units int64) (int64, er
 	if units <= d.Units {
 		for _, b := range r.Bounds {
 			if b.refundable() {
-				m.sub(r.Tenant.String(), b, d.Units-units, at)
+				m.sub(r.Tenant.String(), b, d.Units-units, at, d.Block.Hold)
 			}
 		}
 	} else {
@@ -321,7 +321,7 @@ func (m *Memory) add(tenant string, b Bound, units int64, now time.Time, ahead t
 	w.add(now, ahead, units, b.Resolution())
 }
 
-func (m *Memory) sub(tenant string, b Bound, units int64, at time.Time) {
+func (m *Memory) sub(tenant string, b Bound, units int64, at time.Time, ahead time.Duration) {
 	k := key(tenant, b)
 	if b.Period != "" {
 		if c := m.periods[k]; c != nil {
@@ -330,7 +330,7 @@ func (m *Memory) sub(tenant string, b Bound, units int64, at time.Time) {
 		return
 	}
 	if w := m.windows[k]; w != nil {
-		w.sub(at, units)
+		w.sub(at, ahead, units)
 	}
 }
 
@@ -342,7 +342,11 @@ func (m *Memory) retryAfter(tenant string, b Bound, missing, weight int64, now t
 		return max(b.End.Sub(now), time.Millisecond)
 	}
 	if b.Hold > 0 {
-		return time.Second // when a call will end nobody knows
+		retry := time.Second // when a call will end nobody knows
+		for _, until := range m.slots[key(tenant, b)] {
+			retry = min(retry, until.Sub(now))
+		}
+		return retry
 	}
 	return m.windows[key(tenant, b)].retryAfter(now, b.Window, missing)
 }

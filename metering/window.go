@@ -56,12 +56,12 @@ func (w *window) add(now time.Time, ahead time.Duration, units int64, resolution
 	w.entries = append(w.entries, entry{start: now, last: last, units: units})
 }
 
-// sub takes units out of the entry that holds the calls of the time at. Taking
-// them out of a later entry instead would release them too early; an earlier
-// one, which may reach beyond at if units were lent, only late.
-func (w *window) sub(at time.Time, units int64) {
+// sub takes units out of the entry that holds the calls of the time at, or what
+// was lent then for so long ahead. Taking them out of a later entry instead
+// would release them too early.
+func (w *window) sub(at time.Time, ahead time.Duration, units int64) {
 	for i := range w.entries {
-		if e := &w.entries[i]; !e.last.Before(at) {
+		if e := &w.entries[i]; !e.last.Before(at.Add(ahead)) {
 			if e.start.After(at) {
 				return // the entry of that time has left the window
 			}

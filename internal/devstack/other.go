@@ -25,6 +25,11 @@ type Redis struct{}
 // StartRedis fails on this operating system.
 func StartRedis(context.Context, bool) (*Redis, error) { return nil, errUnsupported }
 
+// StartRedisProgram fails on this operating system.
+func StartRedisProgram(context.Context, string, ...string) (*Redis, error) {
+	return nil, errUnsupported
+}
+
 // Addr is empty.
 func (r *Redis) Addr() string { return "" }
 

@@ -22,6 +22,7 @@ type Redis struct {
 	program string
 	dir     string
 	durable bool
+	args    []string // besides ours
 	port    int
 	p       *process
 }
@@ -42,13 +43,38 @@ func StartRedis(ctx context.Context, durable bool) (*Redis, error) {
 	return r, nil
 }
 
+// StartRedisProgram starts a server as [StartRedis] does, from the given
+// program (a version or a fork of its own; empty means the usual one) and with
+// further arguments.
+func StartRedisProgram(ctx context.Context, program string, args ...string) (*Redis, error) {
+	if program == "" {
+		var err error
+		if program, err = findRedis(); err != nil {
+			return nil, err
+		}
+	}
+	w, err := openWorkspace(ctx, "", true)
+	if err != nil {
+		return nil, err
+	}
+	r, err := startProgram(ctx, w, &Redis{w: w, program: program, args: args})
+	if err != nil {
+		return nil, errors.Join(err, w.release())
+	}
+	return r, nil
+}
+
 // startRedis starts a server in a workspace that the caller releases.
 func startRedis(ctx context.Context, w *workspace, durable bool) (*Redis, error) {
 	program, err := findRedis()
 	if err != nil {
 		return nil, err
 	}
-	r := &Redis{w: w, program: program, durable: durable}
+	return startProgram(ctx, w, &Redis{w: w, program: program, durable: durable})
+}
+
+func startProgram(ctx context.Context, w *workspace, r *Redis) (*Redis, error) {
+	var err error
 	if r.dir, err = w.serverDir("redis"); err != nil {
 		return nil, fmt.Errorf("devstack: Redis: make directory: %w", err)
 	}
@@ -86,6 +112,7 @@ func (r *Redis) Start(ctx context.Context) error {
 	if r.durable {
 		args = append(args, "--appendonly", "yes", "--appendfsync", "everysec")
 	}
+	args = append(args, r.args...)
 	log := filepath.Join(r.w.dir, "redis.log")
 	var err error
 	if r.p, err = r.w.startProcess(r.program, args, r.dir, log, syscall.SIGTERM); err != nil {

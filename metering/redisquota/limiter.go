@@ -134,8 +134,8 @@ func (l *Limiter) decide(ctx context.Context, r metering.Request, take bool) (me
 // Settle implements metering.Limiter by one script call.
 func (l *Limiter) Settle(ctx context.Context, d metering.Decision, units int64) (int64, error) {
 	r := d.Request
-	args := l.settle.args(l.keys(r), 9)
-	args = append(args, packBounds(r), d.Time.UnixMilli(), d.Units, units, d.Block.Units, d.Block.Calls, d.Slot, d.ID, flag(d.Replay))
+	args := l.settle.args(l.keys(r), 10)
+	args = append(args, packBounds(r), d.Time.UnixMilli(), d.Units, units, d.Block.Units, d.Block.Calls, d.Slot, d.ID, flag(d.Replay), d.Block.Hold.Milliseconds())
 	reply, err := l.settle.run(ctx, l.client, args)
 	if err != nil {
 		return 0, fmt.Errorf("redisquota: settle units: %w", err)

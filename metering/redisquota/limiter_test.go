@@ -2,6 +2,10 @@ package redisquota_test
 
 import (
 	"context"
+	"os"
+	"runtime"
+	"strconv"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -30,8 +34,31 @@ func TestLimiter(t *testing.T) {
 	t.Parallel()
 	meteringtest.TestLimiter(t, func(t *testing.T) meteringtest.LimiterFixture {
 		limiter, _ := newLimiter(t, devtest.SharedRedis(t))
-		return meteringtest.LimiterFixture{Limiter: limiter, Now: time.Now, Calls: 10_000}
+		return meteringtest.LimiterFixture{Limiter: limiter, Now: time.Now, Calls: calls(10_000)}
 	})
+}
+
+func TestLeasedLimiter(t *testing.T) {
+	t.Parallel()
+	meteringtest.TestLimiter(t, func(t *testing.T) meteringtest.LimiterFixture {
+		limiter, _ := newLimiter(t, devtest.SharedRedis(t))
+		return leasedFixture(t, limiter, 10_000)
+	})
+}
+
+// leasedFixture leases of small limits, and for a moment: the windows of the
+// random calls are short.
+func leasedFixture(t *testing.T, limiter *redisquota.Limiter, random int) meteringtest.LimiterFixture {
+	leased := lease(t, limiter, &metering.LeasedOptions{MinUnits: 1, TTL: 10 * time.Millisecond})
+	return meteringtest.LimiterFixture{Limiter: leased, Now: time.Now, Calls: calls(random), Lends: true, Late: 10 * time.Millisecond, Window: 720 * time.Millisecond}
+}
+
+// calls is how many random calls a test makes: the long form has SOAK set.
+func calls(short int) int {
+	if os.Getenv("SOAK") != "" {
+		return 100_000
+	}
+	return short
 }
 
 // newMiniredis has no struct library and a clock that can be moved.
@@ -51,7 +78,7 @@ func TestLimiterOnMiniredis(t *testing.T) {
 	t.Parallel()
 	meteringtest.TestLimiter(t, func(t *testing.T) meteringtest.LimiterFixture {
 		limiter, clock, _, advance := newMiniredis(t)
-		return meteringtest.LimiterFixture{Limiter: limiter, Now: clock.Now, Advance: advance, Calls: 8_000}
+		return meteringtest.LimiterFixture{Limiter: limiter, Now: clock.Now, Advance: advance, Calls: calls(8_000)}
 	})
 }
 
@@ -115,15 +142,15 @@ func TestOneRoundTrip(t *testing.T) {
 	client.AddHook(trips)
 	_, err = limiter.Take(t.Context(), r)
 	require.NoError(t, err)
-	require.Equal(t, 1, trips.commands)
+	require.EqualValues(t, 1, trips.commands.Load())
 }
 
-type countHook struct{ commands int }
+type countHook struct{ commands atomic.Int64 }
 
 func (h *countHook) DialHook(next redis.DialHook) redis.DialHook { return next }
 func (h *countHook) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
 	return func(ctx context.Context, cmd redis.Cmder) error {
-		h.commands++
+		h.commands.Add(1)
 		return next(ctx, cmd)
 	}
 }
@@ -256,4 +283,47 @@ func BenchmarkTake(b *testing.B) {
 			})
 		})
 	}
+}
+
+func BenchmarkLeased(b *testing.B) {
+	for _, goroutines := range []int{1, 16, 64} {
+		b.Run(strconv.Itoa(goroutines)+" goroutines", func(b *testing.B) {
+			limiter, client := newLimiter(b, devtest.SharedRedis(b))
+			leased := lease(b, limiter, nil)
+			r := request(1, metering.PerHour(metering.MaxUnits), metering.PerHour(metering.MaxUnits))
+			r.Bounds[1].Attempts = true
+			commands := &countHook{}
+			client.AddHook(commands)
+			b.SetParallelism(goroutines / runtime.GOMAXPROCS(0))
+			if goroutines == 1 {
+				defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
+			}
+			b.ReportAllocs()
+			b.RunParallel(func(p *testing.PB) {
+				for p.Next() {
+					if d, err := leased.Take(b.Context(), r); err != nil || !d.Allowed {
+						b.Error(err)
+						return
+					}
+				}
+			})
+			b.ReportMetric(float64(b.N)/float64(max(1, commands.commands.Load())), "decisions/command")
+		})
+	}
+}
+
+// lease puts local leases before a limiter, and returns what is left of them
+// when the test ends.
+func lease(t testing.TB, limiter metering.Limiter, opts *metering.LeasedOptions) *metering.Leased {
+	t.Helper()
+	leased, err := metering.NewLeased(limiter, opts)
+	require.NoError(t, err)
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error)
+	go func() { ended <- leased.Run(ctx) }()
+	t.Cleanup(func() {
+		cancel()
+		require.NoError(t, <-ended)
+	})
+	return leased
 }

@@ -79,7 +79,9 @@ local function entry(s, i)
   return unpack_numbers(s, at, {6, 5})
 end
 
--- prune drops from l what has left the window at now; nothing is written.
+-- prune drops from l what has left the window at now; nothing is written. Now
+-- must not be moved on to the last entry: that may be one that was lent, whose
+-- time is to come, and others would be released early.
 local function prune(l, now, window)
   local gone = now - window
   if l.last <= gone then -- everything has
@@ -137,23 +139,24 @@ local function add(l, key, now, ahead, units, window, resolution)
   if renew then call('PEXPIRE', l.key, ttl) end
 end
 
--- sub takes units out of the entry of l that holds the calls of the time at.
--- Taking them out of a later one would release that one's units too early; if
--- the entry may have left the window, the units leave with it.
-local function sub(l, at, units, now, window)
+-- sub takes units out of the entry of l that holds the calls of the time at, or
+-- what was lent then for so long ahead. Taking them out of a later one would
+-- release that one's units too early; if the entry may have left the window,
+-- the units leave with it.
+local function sub(l, at, ahead, units, now, window)
   prune(l, now, window)
-  if at <= now - window then return end
+  if at <= math.max(now, l.last) - window then return end -- the clock may have stepped back since it left
   if at >= l.start then
     units = math.min(units, l.units)
     l.units = l.units - units
   else
-    local low, high = l.head, l.count -- the first closed entry whose last call is not before at
+    local low, high = 0, l.count -- the first closed entry that reaches so far
     while low < high do
       local middle = math.floor((low + high) / 2)
       local last = entry(read_entries(l, middle, 1), 0)
-      if last < at then low = middle + 1 else high = middle end
+      if last < at + ahead then low = middle + 1 else high = middle end
     end
-    if low == l.count then return end
+    if low < l.head or low == l.count then return end
     local last, held = entry(read_entries(l, low, 1), 0)
     units = math.min(units, held)
     call('SETRANGE', l.key, HEADER + low * ENTRY, pack_entry(last, held - units))

@@ -5,7 +5,7 @@
 -- ARGV: 1 the bounds, 2 the time of the take in ms, 3 the units charged so far,
 --       4 the units to charge, 5 and 6 the units and calls to give back of what
 --       was lent, 7 the name of its slots, 8 the id of the event, 9 "1" for a
---       replay.
+--       replay, 10 for how long, in ms, the units were lent, or 0.
 
 local struct = rawget(_G, 'struct')
 local call = redis.call
@@ -15,7 +15,7 @@ local FORMAT, BOUND = '>BI6I6I6I6', 25
 --LOG--
 
 local bounds, at, charged, units = #ARGV[1] / BOUND, tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
-local block, calls = tonumber(ARGV[5]), tonumber(ARGV[6])
+local block, calls, ahead = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[10])
 local time = call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 
@@ -37,7 +37,7 @@ local function give_back(at, units, calls)
       if used > 0 then call('DECRBY', KEYS[i], string.format('%.0f', math.min(used, less))) end
     elseif less > 0 and b.kind ~= SLOTS then
       local l = read_log(KEYS[i])
-      if l then sub(l, at, less, math.max(now, l.last), b.window) end
+      if l then sub(l, at, ahead, less, now, b.window) end
     end
   end
 end
@@ -85,7 +85,7 @@ elseif units > charged then
       used = 0
       local l = read_log(KEYS[i])
       if l then
-        prune(l, math.max(now, l.last), b.window)
+        prune(l, now, b.window)
         logs[i], used = l, l.sum
       end
     end

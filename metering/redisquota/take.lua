@@ -76,7 +76,7 @@ for i = 1, bounds do
   else
     local l = read_log(KEYS[i])
     if l then
-      prune(l, math.max(now, l.last), window)
+      prune(l, now, window)
       logs[i], used = l, l.sum
     end
   end
@@ -87,7 +87,8 @@ for i = 1, bounds do
     elseif kind == PERIOD then
       retry = math.max(1, last - now)
     elseif kind == SLOTS then
-      retry = math.min(1000, last) -- when a call will end nobody knows
+      local first = call('ZRANGE', KEYS[i], 0, 0, 'WITHSCORES')
+      retry = math.min(1000, math.max(1, first[2] - now)) -- when a call will end nobody knows
     else
       retry = retry_after(logs[i], now, window, used + weight - limit)
     end

@@ -1,0 +1,69 @@
+package redisquota_test
+
+import (
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+	"github.com/stretchr/testify/require"
+
+	"github.com/mcpsaas/mcpsaas/internal/devtest"
+	"github.com/mcpsaas/mcpsaas/metering/meteringtest"
+	"github.com/mcpsaas/mcpsaas/metering/redisquota"
+)
+
+// Three primaries: the keys of one tenant are on one of them.
+func TestLimiterOnCluster(t *testing.T) {
+	t.Parallel()
+	client := redis.NewClusterClient(&redis.ClusterOptions{Addrs: devtest.RedisCluster(t), ContextTimeoutEnabled: true, MaxRetries: -1})
+	defer client.Close()
+	limiter, err := redisquota.New(client, nil)
+	require.NoError(t, err)
+	t.Run("asked", func(t *testing.T) {
+		meteringtest.TestLimiter(t, func(t *testing.T) meteringtest.LimiterFixture {
+			return meteringtest.LimiterFixture{Limiter: limiter, Now: time.Now, Calls: calls(4_000)}
+		})
+	})
+	t.Run("leased", func(t *testing.T) {
+		meteringtest.TestLimiter(t, func(t *testing.T) meteringtest.LimiterFixture { return leasedFixture(t, limiter, 4_000) })
+	})
+	t.Run("forget", func(t *testing.T) {
+		for range 20 { // on all primaries
+			r := request(1)
+			r.Key, r.KeyTTL = "key", time.Hour
+			_, err := limiter.Take(t.Context(), r)
+			require.NoError(t, err)
+			require.NoError(t, limiter.Forget(t.Context(), r.Tenant))
+			d, err := limiter.Take(t.Context(), r)
+			require.NoError(t, err)
+			require.False(t, d.Replay)
+		}
+	})
+}
+
+// TestLimiterOnOthers runs on the servers that REDIS_SERVERS lists.
+func TestLimiterOnOthers(t *testing.T) {
+	t.Parallel()
+	programs := devtest.RedisPrograms()
+	if len(programs) == 0 {
+		t.Skip("REDIS_SERVERS lists no other servers")
+	}
+	for _, program := range programs {
+		t.Run(filepath.Base(program), func(t *testing.T) {
+			t.Parallel()
+			limiter, client := newLimiter(t, devtest.RedisProgram(t, program))
+			info, err := client.InfoMap(t.Context(), "server").Result()
+			require.NoError(t, err)
+			t.Log("redis_version", info["Server"]["redis_version"], "valkey_version", info["Server"]["valkey_version"])
+			t.Run("asked", func(t *testing.T) {
+				meteringtest.TestLimiter(t, func(t *testing.T) meteringtest.LimiterFixture {
+					return meteringtest.LimiterFixture{Limiter: limiter, Now: time.Now, Calls: calls(4_000)}
+				})
+			})
+			t.Run("leased", func(t *testing.T) {
+				meteringtest.TestLimiter(t, func(t *testing.T) meteringtest.LimiterFixture { return leasedFixture(t, limiter, 4_000) })
+			})
+		})
+	}
+}

@@ -1,0 +1,133 @@
+package redisquota_test
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/exec"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/mcpsaas/mcpsaas/internal/devtest"
+	"github.com/mcpsaas/mcpsaas/metering"
+	"github.com/mcpsaas/mcpsaas/tenancy/tenant"
+)
+
+const fleetEnv = "REDISQUOTA_TEST_FLEET"
+
+// fleetJob is what one process of a fleet does.
+type fleetJob struct {
+	URL    string
+	Tenant string
+	Leased bool
+	Window time.Duration
+	Limit  int64
+	Until  time.Time
+	Calls  int // at least
+	Seed   int
+}
+
+// fleetCall is one admitted call, or a refusal.
+type fleetCall struct {
+	At      int64 // Unix ms, by the clock of Redis
+	Units   int64 // 0: refused
+	Source  metering.Source
+	Refused bool
+}
+
+func TestMain(m *testing.M) {
+	if job := os.Getenv(fleetEnv); job != "" {
+		if err := work(job); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
+	os.Exit(m.Run())
+}
+
+// No window holds more than the limit, however many processes draw on it, and
+// whatever they hold and give back. Mutation seen here: a block that counts from
+// when it was lent, and one that is spent beyond its end.
+func TestFleet(t *testing.T) {
+	t.Parallel()
+	for _, leased := range []bool{false, true} {
+		for _, processes := range []int{1, 4} {
+			t.Run(fmt.Sprintf("leased %t, %d processes", leased, processes), func(t *testing.T) {
+				t.Parallel()
+				job := fleetJob{
+					URL: devtest.SharedRedis(t), Tenant: tenant.NewID().String(), Leased: leased,
+					Window: 1500 * time.Millisecond, Limit: 4_000,
+				}
+				job.Until = time.Now().Add(5 * time.Second)
+				if soak := calls(0); soak > 0 {
+					job.Calls = soak / processes
+				}
+				var all []fleetCall
+				out := make(chan []fleetCall, processes)
+				for i := range processes {
+					job.Seed = i
+					go func(job fleetJob) { out <- fleet(t, job) }(job)
+				}
+				for range processes {
+					all = append(all, <-out...)
+				}
+				slices.SortFunc(all, func(a, b fleetCall) int { return int(a.At - b.At) })
+				var inside, most, before, admitted, fromBlocks int64
+				refused := false
+				window := all[:0:0]
+				for _, c := range all {
+					if c.Refused {
+						refused = true
+						continue
+					}
+					if !refused {
+						before += c.Units
+					}
+					admitted++
+					if c.Source == metering.SourceLease {
+						fromBlocks++
+					}
+					inside += c.Units
+					window = append(window, c)
+					for c.At-window[0].At >= job.Window.Milliseconds() {
+						inside -= window[0].Units
+						window = window[1:]
+					}
+					most = max(most, inside)
+				}
+				t.Logf("%d calls, %d admitted, %d of them from blocks, most in a window %d of %d, %d idle at the first refusal",
+					len(all), admitted, fromBlocks, most, job.Limit, job.Limit-before)
+				require.True(t, refused, "the limit was never reached")
+				require.LessOrEqual(t, most, job.Limit, "over-admitted: a window holds more than the limit")
+				if leased {
+					require.NotZero(t, fromBlocks)
+				}
+			})
+		}
+	}
+}
+
+// fleet runs one process and returns its calls.
+func fleet(t *testing.T, job fleetJob) []fleetCall {
+	encoded, err := json.Marshal(job)
+	if err != nil {
+		t.Error(err)
+		return nil
+	}
+	child := exec.CommandContext(t.Context(), os.Args[0])
+	child.Env = append(os.Environ(), fleetEnv+"="+string(encoded))
+	child.Stderr = os.Stderr
+	out, err := child.Output()
+	if err != nil {
+		t.Errorf("process of the fleet: %v", err)
+	}
+	var result []fleetCall
+	if err := json.Unmarshal(out, &result); err != nil {
+		t.Error(err)
+	}
+	return result
+}
