@@ -9,6 +9,7 @@ import (
 
 	"github.com/mcpsaas/mcpsaas/metering"
 	"github.com/mcpsaas/mcpsaas/metering/meteringtest"
+	"github.com/mcpsaas/mcpsaas/tenancy/tenant"
 )
 
 func runLeased(t testing.TB, limiter metering.Limiter, opts *metering.LeasedOptions) *metering.Leased {
@@ -36,3 +37,76 @@ func TestLeasedLimiter(t *testing.T) {
 		}
 	})
 }
+
+// A refused agent that calls in a loop costs one question a second, and another
+// plan is asked for at once. Mutation seen here: refusals that are found by the
+// window without the limit's units.
+func TestLeasedRefusals(t *testing.T) {
+	t.Parallel()
+	limiter, clock := newBreakable()
+	leased := runLeased(t, limiter, &metering.LeasedOptions{Now: clock.Now})
+	take := func(limit metering.Limit, units int64) metering.Decision {
+		d, err := leased.Take(t.Context(), metering.Request{Tenant: agent, Units: units, Bounds: []metering.Bound{{Limit: limit}}})
+		require.NoError(t, err)
+		return d
+	}
+	small := metering.PerHour(100)
+	full := take(small, 90)
+	limiter.asked.Store(0)
+	for range 10 { // seconds
+		for range 100 {
+			d := take(small, 20)
+			require.False(t, d.Allowed)
+			require.Equal(t, 0, d.Refused)
+			clock.Advance(10 * time.Millisecond)
+		}
+	}
+	require.EqualValues(t, 10, limiter.asked.Load())
+	require.False(t, take(small, 20).Allowed)
+	require.True(t, take(small, 1).Allowed, "a cheaper call was refused")
+
+	// A larger plan, and units that are given back.
+	require.True(t, take(metering.PerHour(200), 20).Allowed)
+	_, err := leased.Settle(t.Context(), full, 0)
+	require.NoError(t, err)
+	require.True(t, take(small, 20).Allowed)
+}
+
+// A block serves its own plan and period only, until it is over; what is left of
+// it is returned. Mutation seen here: a block that is not returned.
+func TestLeasedBlocks(t *testing.T) {
+	t.Parallel()
+	limiter, clock := newBreakable()
+	leased := runLeased(t, limiter, &metering.LeasedOptions{Now: clock.Now})
+	request := func(limit metering.Limit) metering.Request {
+		return metering.Request{Tenant: agent, Units: 1, Bounds: []metering.Bound{{Limit: limit}}}
+	}
+	take := func(limit metering.Limit) metering.Source {
+		d, err := leased.Take(t.Context(), request(limit))
+		require.NoError(t, err)
+		require.True(t, d.Allowed)
+		return d.Source
+	}
+	pro, starter := metering.PerHour(10_000), metering.PerHour(5_000)
+	for range 1_000 {
+		take(pro)
+	}
+	require.Less(t, limiter.asked.Load(), int64(30))
+	for take(pro) != metering.SourceLease {
+	}
+	require.Equal(t, metering.SourceLimiter, take(starter), "a block of the old plan has served the new one")
+	d, err := leased.Take(t.Context(), metering.Request{Tenant: agent, Units: 1, Bounds: request(pro).Bounds, Key: "key", KeyTTL: time.Hour})
+	require.NoError(t, err)
+	require.Equal(t, metering.SourceLimiter, d.Source, "a key must be asked for")
+	clock.Advance(200 * time.Millisecond)
+	require.Eventually(t, func() bool {
+		before, err := leased.Peek(t.Context(), request(pro))
+		require.NoError(t, err)
+		d, err := limiter.Limiter.Peek(t.Context(), request(pro))
+		require.NoError(t, err)
+		return d.Limits[0].Remaining == before.Limits[0].Remaining && d.Limits[0].Remaining > 8_980
+	}, 10*time.Second, time.Millisecond, "what was left of a block was not returned")
+	require.Equal(t, metering.SourceLimiter, take(pro), "a block was spent after its end")
+}
+
+var agent = tenant.NewID()
