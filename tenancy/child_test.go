@@ -19,6 +19,7 @@ var children = map[string]func() error{
 	"admin":   adminChild,
 	"archive": archiveChild,
 	"migrate": migrateChild,
+	"move":    moveChild,
 }
 
 func TestMain(m *testing.M) {

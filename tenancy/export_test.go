@@ -24,3 +24,6 @@ func (c *CachedResolver) Known() int {
 	defer c.mu.Unlock()
 	return len(c.entries)
 }
+
+// SetStep has the mover tell at each point at which it may die.
+func (m *Mover) SetStep(step func(string)) { m.step = step }

@@ -1,34 +1,70 @@
 package tenancy_test
 
 import (
+	"fmt"
 	"testing"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/stretchr/testify/require"
 
+	"github.com/mcpsaas/mcpsaas/internal/devtest"
 	"github.com/mcpsaas/mcpsaas/tenancy"
+	"github.com/mcpsaas/mcpsaas/tenancy/tenant"
 )
 
-func TestMoveThere(t *testing.T) {
-	t.Parallel()
-	e := newEstate(t, shopFiles())
-	e.database("big")
-	id := e.tenant(tenancy.Placement{})
-	other := e.tenant(tenancy.Placement{})
-	e.must(id, fillShop)
-	e.must(other, fillShop)
-	m, err := tenancy.NewMover(e.data, &tenancy.MoverOptions{Progress: func(p tenancy.MoveProgress) { t.Log(p.Elapsed, p.State, p.Step, p.Rows, p.Changes) }})
+var (
+	sharedPlace = tenancy.Placement{Tier: tenancy.TierShared}
+	schemaPlace = tenancy.Placement{Tier: tenancy.TierSchema}
+	awayPlace   = tenancy.Placement{Tier: tenancy.TierDatabase, Database: "away"}
+
+	// everyWay goes each way once, and ends where it began.
+	everyWay = []tenancy.Placement{schemaPlace, sharedPlace, awayPlace, schemaPlace, awayPlace, sharedPlace}
+)
+
+func (e *estate) mover(t testing.TB, opts *tenancy.MoverOptions) *tenancy.Mover {
+	t.Helper()
+	m, err := tenancy.NewMover(e.data, opts)
 	require.NoError(t, err)
-	places := []tenancy.Placement{{Tier: tenancy.TierSchema}, {}, {Tier: tenancy.TierDatabase, Database: "big"}, {Tier: tenancy.TierSchema},
-		{Tier: tenancy.TierDatabase, Database: "big"}, {}, {Tier: tenancy.TierSchema}}
-	for _, to := range places {
-		plan, err := m.Plan(t.Context(), id, to)
-		require.NoError(t, err)
-		require.Empty(t, plan.Problems)
-		t.Logf("%+v", plan)
-		r, err := m.Move(t.Context(), id, to)
-		require.NoError(t, err)
-		t.Logf("%+v", r)
-		db, schema := e.at(id)
-		require.Equal(t, 30, super[int](t, db, `select count(*)::int from `+schema+`.products where tenant_id = $1`, id))
+	return m
+}
+
+// fingerprint is what a tenant has, wherever: rows by table, and a hash of them.
+func (e *estate) fingerprint(t testing.TB, id tenant.ID, tables ...string) []string {
+	t.Helper()
+	db, schema := e.at(id)
+	var all []string
+	for _, table := range tables {
+		all = append(all, super[string](t, db, fmt.Sprintf(
+			`select '%s ' || count(*) || ' ' || coalesce(md5(string_agg(t::text, ' ' order by t::text)), '') from %s t where tenant_id = $1`,
+			table, pgx.Identifier{schema, table}.Sanitize()), id))
 	}
+	return all
+}
+
+var crewNames = []string{"items", "notes", "events", "tenant_config", "tenant_marker"}
+
+// TestMoveUnderWriters moves a tenant each way while eight writers write, half of
+// them in repeatable read, and looks at every row afterwards; another tenant's are
+// as before.
+func TestMoveUnderWriters(t *testing.T) {
+	t.Parallel()
+	c := newCrew(t, 8, nil)
+	c.away(t, "away", devtest.DB(t, devtest.Template{Name: "empty"}))
+	other := c.tenant(sharedPlace)
+	c.must(other, `insert into items (id, owner, position, value) select gen_random_uuid(), 1, i, i from generate_series(1, 500) i`,
+		`insert into notes (id, item, body) select gen_random_uuid(), id, 'x' from items`, `insert into events (owner, n) select 1, i from generate_series(1, 500) i`)
+	before := c.fingerprint(t, other, crewNames...)
+	m := c.mover(t, nil)
+	c.start(t)
+	c.until(t, 500)
+	for _, to := range everyWay {
+		r, err := m.Move(t.Context(), c.id, to)
+		require.NoError(t, err)
+		t.Logf("%s -> %s: %d rows, %d changes, pause %s, took %s; %d writes acknowledged", r.From, r.To, r.Rows, r.Changes, r.Pause, r.Took, c.acked.Load())
+		c.until(t, 100)
+	}
+	c.verify(t)
+	require.Equal(t, before, c.fingerprint(t, other, crewNames...))
+	require.EqualValues(t, 0, super[int64](t, c.home, `select count(*) from mcpsaas.move_log`))
+	require.EqualValues(t, 0, super[int64](t, c.home, `select count(*) from pg_trigger where tgname like 'mcpsaas%'`))
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"slices"
 	"time"
 
@@ -292,18 +293,34 @@ func (r *moving) differs(err error) error {
 	return err
 }
 
-// follow carries over until little is left, as little as there will be.
+// follow carries over until there is little to do for the switch, as little as
+// there will be. A tenant that writes faster than that goes is slowed down, more
+// with each round.
 func (r *moving) follow(ctx context.Context) error {
-	const few, most = 100, 20
-	before := int64(1 << 62)
-	for range most {
+	const (
+		few   = 100
+		quick = 60 * time.Millisecond
+		slice = 50 * time.Millisecond // for how long the brake holds at a time
+		most  = 20
+	)
+	release := 2 * slice
+	before := int64(math.MaxInt64)
+	for round := range most {
+		brake := func() {}
+		if round > 1 {
+			brake = r.engine.Brake(ctx, slice, release)
+			release = max(release/2, slice/10)
+		}
+		start := time.Now()
 		rows, err := r.engine.CatchUp(ctx)
+		took := time.Since(start)
+		brake()
 		if err != nil {
 			return r.differs(err)
 		}
 		r.row.Changes += rows
 		r.report("carried over")
-		if rows <= few || rows > before/2 {
+		if rows <= few || took < quick || round > 3 && rows > before*3/4 {
 			return nil
 		}
 		before = rows

@@ -183,14 +183,8 @@ func sqlState(err error) string {
 // those who were kept waiting must get their turn.
 func pause(ctx context.Context, attempt int) error {
 	d := min(20*time.Millisecond<<min(attempt, 6), time.Second)
-	timer := time.NewTimer(d/2 + rand.N(d))
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return nil
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	}
+	rest(ctx, d/2+rand.N(d))
+	return context.Cause(ctx)
 }
 
 func (m *Move) step(name string) {

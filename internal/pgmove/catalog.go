@@ -17,6 +17,7 @@ type relation struct {
 	Inherits    bool         `json:"inherits"` // or is inherited from, other than by partitions
 	Columns     []column     `json:"columns"`
 	Key         []string     `json:"key"` // of the primary key
+	Unique      []string     `json:"unique"`
 	Constraints []constraint `json:"constraints"`
 	Triggers    []string     `json:"triggers"` // the application's own that would fire on a row that is carried over
 	Rules       []string     `json:"rules"`

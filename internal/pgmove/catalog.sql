@@ -38,6 +38,14 @@ select coalesce(json_agg(json_build_object(
 		join pg_attribute a on a.attnum = k.attnum
 		where i.indrelid = c.oid and i.indisprimary and a.attrelid = c.oid
 	),
+	-- The columns whose values no two rows may share: all of them, if that takes an
+	-- expression or a condition to say.
+	'unique', (
+		select coalesce(json_agg(distinct a.attname), '[]')
+		from pg_index i join pg_attribute a on a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped and a.attgenerated = ''
+			and (a.attnum = any (i.indkey::int2[]) or i.indexprs is not null or i.indpred is not null)
+		where i.indrelid = c.oid and (i.indisunique or i.indisexclusion) and not i.indisprimary
+	),
 	'constraints', (
 		select coalesce(json_agg(json_build_object(
 			'name', k.conname, 'type', k.contype, 'definition', pg_get_constraintdef(k.oid), 'deferrable', k.condeferrable,

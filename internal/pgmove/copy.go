@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 
 	"github.com/jackc/pgx/v5"
 )
@@ -53,18 +54,19 @@ func (m *Move) copyTable(ctx context.Context, from, to *tx, t *table) (int64, er
 		tag, err := to.Exec(ctx, into+m.present(t))
 		return tag.RowsAffected(), err
 	}
-	if err := m.stage(ctx, to, "move_rows", t); err != nil {
+	const rows = "pg_temp.move_rows"
+	var before, after script
+	m.stage(&before, rows, t)
+	if err := before.run(ctx, to); err != nil {
 		return 0, err
 	}
-	rows, err := m.pipe(ctx, from, to, m.present(t), "move_rows", t)
+	n, err := m.pipe(ctx, from, to, m.present(t), rows, t)
 	if err != nil {
 		return 0, err
 	}
-	if _, err := to.Exec(ctx, into+fmt.Sprintf("select %s from pg_temp.move_rows", list(t.columns, quote))); err != nil {
-		return 0, err
-	}
-	_, err = to.Exec(ctx, "drop table pg_temp.move_rows")
-	return rows, err
+	after.add(t.name, "%sselect %s from %s", into, list(t.columns, quote), rows)
+	after.add(t.name, "drop table %s", rows)
+	return n, after.run(ctx, to)
 }
 
 // both runs fn in a transaction at each place, which is the same one within a
@@ -122,10 +124,9 @@ func (m *Move) columns(t *table) string {
 
 // stage makes a temporary table with the target's columns. It is gone with the
 // transaction, however that ends, and nobody else sees it.
-func (m *Move) stage(ctx context.Context, to *tx, name string, t *table) error {
-	_, err := to.Exec(ctx, fmt.Sprintf("create temporary table %s on commit drop as select %s from %s with no data",
-		quote(name), list(t.columns, quote), m.To.table(t.name)))
-	return err
+func (m *Move) stage(s *script, name string, t *table) {
+	s.add(t.name, "create temporary table %s on commit drop as select %s from %s with no data",
+		strings.TrimPrefix(name, "pg_temp."), list(t.columns, quote), m.To.table(t.name))
 }
 
 // pipe streams what query selects at the source into a temporary table at the
@@ -148,7 +149,7 @@ func (m *Move) pipe(ctx context.Context, from, to *tx, query, into string, t *ta
 		w.CloseWithError(err)
 		sent <- err
 	}()
-	tag, err := to.Conn().PgConn().CopyFrom(ctx, r, fmt.Sprintf("copy pg_temp.%s from stdin (format %s)", quote(into), format))
+	tag, err := to.Conn().PgConn().CopyFrom(ctx, r, fmt.Sprintf("copy %s from stdin (format %s)", into, format))
 	r.Close() // a sender whom nobody reads must not wait
 	if sendErr := <-sent; sendErr != nil && !errors.Is(sendErr, io.ErrClosedPipe) {
 		return 0, sendErr

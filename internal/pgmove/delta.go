@@ -14,16 +14,25 @@ import (
 type delta struct {
 	*Move
 	from, to *tx
-	tables   []*part // in the order of the move's
-	rows     int64   // keys
-	fresh    int     // temporary tables made by widen
+	parts    []*part // in the order of the move's tables
 }
 
 // part is a table of a delta. Its keys are in the temporary table keys, at
-// both places, and those rows that the source has now in rows, at the target.
+// both places, and those rows that the source has now in rows, at the target. Keys
+// of rows that have to make room are in out, there too.
 type part struct {
 	*table
-	keys, rows string
+	keys, rows, out, more string
+	entries               int64 // of the log
+}
+
+// manyRows is from when on it pays to tell the planner how many there are.
+const manyRows = 100
+
+func (m *Move) newPart(t *table, entries int64) *part {
+	n := slices.Index(m.tables, t)
+	name := func(what string) string { return fmt.Sprintf("pg_temp.move_%s_%d", what, n) }
+	return &part{table: t, keys: name("keys"), rows: name("rows"), out: name("out"), more: name("more"), entries: entries}
 }
 
 // CatchUp carries over what was written since the last time, and reports the
@@ -36,142 +45,122 @@ func (m *Move) CatchUp(ctx context.Context) (rows int64, err error) {
 	return rows, err
 }
 
-// Backlog is how many entries the log has.
-func (m *Move) Backlog(ctx context.Context) (n int64, err error) {
-	err = m.within(ctx, m.From, pgx.ReadCommitted, func(tx *tx) error {
-		return tx.QueryRow(ctx, `select count(*) from mcpsaas.move_log where tenant_id = $1`, m.Tenant).Scan(&n)
-	})
-	return n, err
-}
-
 func (m *Move) carry(ctx context.Context, from, to *tx) (int64, error) {
 	d := &delta{Move: m, from: from, to: to}
-	rows, err := from.Query(ctx, `select distinct table_name from mcpsaas.move_log where tenant_id = $1`, m.Tenant)
+	entries := make(map[string]int64)
+	rows, err := from.Query(ctx, `select table_name, count(*) from mcpsaas.move_log where tenant_id = $1 group by 1`, m.Tenant)
 	if err != nil {
 		return 0, err
 	}
-	names, err := pgx.CollectRows(rows, pgx.RowTo[string])
-	if err != nil {
+	var name string
+	var n int64
+	if _, err := pgx.ForEachRow(rows, []any{&name, &n}, func() error { entries[name] = n; return nil }); err != nil {
 		return 0, err
 	}
-	for _, name := range names {
-		i := slices.IndexFunc(m.tables, func(t *table) bool { return t.name == name })
-		if i < 0 {
-			return 0, fmt.Errorf("table %s was changed, and isn't there any more", name)
-		}
-		if _, err := d.part(ctx, m.tables[i]); err != nil {
-			return 0, err
+	for _, t := range m.tables {
+		if entries[t.name] > 0 {
+			d.parts = append(d.parts, m.newPart(t, entries[t.name]))
+			delete(entries, t.name)
 		}
 	}
-	for _, p := range d.tables {
-		if err := d.take(ctx, p); err != nil {
-			return 0, fmt.Errorf("table %s: %w", p.name, err)
-		}
-		if err := d.fetch(ctx, p); err != nil {
-			return 0, fmt.Errorf("table %s: %w", p.name, err)
-		}
+	for name := range entries {
+		return 0, fmt.Errorf("table %s was changed, and isn't there any more", name)
+	}
+	if len(d.parts) == 0 {
+		return 0, nil
+	}
+	n, err = d.load(ctx)
+	if err != nil {
+		return 0, err
 	}
 	if err := d.apply(ctx); err != nil {
 		return 0, err
 	}
-	for _, p := range d.tables {
-		if err := d.verify(ctx, p); err != nil {
-			return 0, err
-		}
-		if err := d.note(ctx, p); err != nil {
-			return 0, err
-		}
-	}
-	return d.rows, nil
+	return n, d.verify(ctx)
 }
 
-// part returns the table's part of the delta, made if it is new.
-func (d *delta) part(ctx context.Context, t *table) (*part, error) {
-	for _, p := range d.tables {
-		if p.table == t {
-			return p, nil
+// load takes the keys out of the log, and brings the present rows to the
+// target. It reports the number of keys.
+func (d *delta) load(ctx context.Context) (keys int64, err error) {
+	var take, fetch script
+	for _, p := range d.parts {
+		p.create(&take, p.keys)
+		d.take(&take, p)
+		take.affected(&keys)
+		if p.entries > manyRows {
+			take.add(p.name, "analyze %s", p.keys)
+		}
+		if !d.Same {
+			p.create(&fetch, p.keys)
+		}
+		d.stage(&fetch, p.rows, p.table)
+		if d.Same {
+			fetch.add(p.name, "insert into %s %s", p.rows, d.current(p, p.keys))
 		}
 	}
-	n := slices.Index(d.Move.tables, t)
-	p := &part{table: t, keys: fmt.Sprintf("move_keys_%d", n), rows: fmt.Sprintf("move_rows_%d", n)}
-	sides := []*tx{d.from, d.to}
-	if d.Same {
-		sides = sides[:1]
+	if err := take.run(ctx, d.from); err != nil {
+		return 0, err
 	}
-	for _, side := range sides {
-		// The types of keys are PostgreSQL's own, the same at both places.
-		_, err := side.Exec(ctx, fmt.Sprintf("create temporary table %s (%s) on commit drop", quote(p.keys),
-			list(t.key, func(name string) string { return quote(name) + " " + t.keyType(name) })))
-		if err != nil {
-			return nil, err
+	if err := fetch.run(ctx, d.to); err != nil {
+		return 0, err
+	}
+	var count script
+	for _, p := range d.parts {
+		if !d.Same {
+			if _, err := d.pipe(ctx, d.from, d.to, "select * from "+p.keys, p.keys, p.table); err != nil {
+				return 0, about(p.name, err)
+			}
+			if _, err := d.pipe(ctx, d.from, d.to, d.current(p, p.keys), p.rows, p.table); err != nil {
+				return 0, about(p.name, err)
+			}
+		}
+		if p.entries > manyRows {
+			if !d.Same {
+				count.add(p.name, "analyze %s", p.keys)
+			}
+			count.add(p.name, "analyze %s", p.rows)
 		}
 	}
-	if err := d.stage(ctx, d.to, p.rows, t); err != nil {
-		return nil, err
-	}
-	d.tables = append(d.tables, p)
-	slices.SortFunc(d.tables, func(a, b *part) int {
-		return slices.Index(d.Move.tables, a.table) - slices.Index(d.Move.tables, b.table)
-	})
-	return p, nil
+	return keys, count.run(ctx, d.to)
+}
+
+// create makes a temporary table for keys. Their types are PostgreSQL's own, the
+// same at both places.
+func (t *table) create(s *script, name string) {
+	s.add(t.name, "create temporary table %s (%s) on commit drop", strings.TrimPrefix(name, "pg_temp."),
+		list(t.key, func(name string) string { return quote(name) + " " + t.keyType(name) }))
 }
 
 // keyType is the type of a column of the key, without a domain around it.
 func (t *table) keyType(name string) string { return t.source.column(name).BaseType }
 
-// take takes the keys out of the log.
-func (d *delta) take(ctx context.Context, p *part) error {
-	i := -1
-	columns := list(p.key, func(name string) string {
-		i++
-		return fmt.Sprintf("(key->>%d)::%s", i, p.keyType(name))
-	})
-	tag, err := d.from.Exec(ctx, fmt.Sprintf(`
-with taken as (delete from mcpsaas.move_log where tenant_id = $1 and table_name = $2 returning key)
-insert into pg_temp.%s select distinct %s from taken`, quote(p.keys), columns), d.Tenant, p.name)
-	if err != nil {
-		return err
-	}
-	d.rows += tag.RowsAffected()
-	if !d.Same {
-		if _, err := d.pipe(ctx, d.from, d.to, fmt.Sprintf("select %s from pg_temp.%s", list(p.key, quote), quote(p.keys)), p.keys, p.table); err != nil {
-			return err
-		}
-	}
-	if tag.RowsAffected() > manyRows {
-		return d.analyze(ctx, p.keys)
-	}
-	return nil
-}
-
-// manyRows is from when on it pays to tell the planner how many there are.
-const manyRows = 1000
-
-func (d *delta) analyze(ctx context.Context, name string) error {
-	if _, err := d.to.Exec(ctx, "analyze pg_temp."+quote(name)); err != nil || d.Same {
-		return err
-	}
-	_, err := d.from.Exec(ctx, "analyze pg_temp."+quote(name))
-	return err
-}
-
-// fetch brings the present rows of the keys to the target.
-func (d *delta) fetch(ctx context.Context, p *part) error {
-	query := fmt.Sprintf("select %s from %s t join pg_temp.%s k on %s where %s", d.columns(p.table),
-		d.From.table(p.name), quote(p.keys), p.same("t", "k"), d.mine(p.source, "t"))
-	if !d.Same {
-		_, err := d.pipe(ctx, d.from, d.to, query, p.rows, p.table)
-		return err
-	}
-	_, err := d.to.Exec(ctx, fmt.Sprintf("insert into pg_temp.%s ", quote(p.rows))+query)
-	return err
+// keyOf lists the columns of the key.
+func (t *table) keyOf(alias string) string {
+	return list(t.key, func(name string) string { return alias + "." + quote(name) })
 }
 
 // same compares the keys of two sets of rows.
 func (t *table) same(a, b string) string {
-	return strings.ReplaceAll(list(t.key, func(name string) string {
-		return fmt.Sprintf("%s.%s = %s.%s", a, quote(name), b, quote(name))
-	}), ", ", " and ")
+	parts := make([]string, len(t.key))
+	for i, name := range t.key {
+		parts[i] = fmt.Sprintf("%s.%s = %s.%s", a, quote(name), b, quote(name))
+	}
+	return strings.Join(parts, " and ")
+}
+
+func (d *delta) take(s *script, p *part) {
+	columns := make([]string, len(p.key))
+	for i, name := range p.key {
+		columns[i] = fmt.Sprintf("(key->>%d)::%s", i, p.keyType(name))
+	}
+	s.add(p.name, `with taken as (delete from mcpsaas.move_log where tenant_id = %s and table_name = %s returning key)
+insert into %s select distinct %s from taken`, literal(d.Tenant), literal(p.name), p.keys, strings.Join(columns, ", "))
+}
+
+// current selects what the source has of the keys now.
+func (d *delta) current(p *part, keys string) string {
+	return fmt.Sprintf("select %s from %s t join %s k on %s where %s", d.columns(p.table),
+		d.From.table(p.name), keys, p.same("t", "k"), d.mine(p.source, "t"))
 }
 
 // apply makes the target what the source is.
@@ -181,49 +170,38 @@ func (t *table) same(a, b string) string {
 // referred to first; and at last the rest of those that are gone, to which
 // nobody refers any more: no foreign key's action is left with anything to do.
 //
-// Where rows have swapped values between them that are unique, or keys that are
-// referred to, no order works, and all of them are replaced.
+// Where rows have swapped values between them that are unique, or values that
+// are referred to, no order works, and replace helps.
 func (d *delta) apply(ctx context.Context) error {
-	err := pgx.BeginFunc(ctx, d.to.Tx, func(pgx.Tx) error { return d.update(ctx) })
+	var s script
+	for _, p := range slices.Backward(d.parts) {
+		free := ""
+		for _, c := range p.children {
+			free += fmt.Sprintf(" and not exists (select from %s c where %s and %s)", d.To.table(c.table.name),
+				d.mine(c.table.target, "c"), c.points("c", "t"))
+		}
+		d.deleteGone(&s, p, free)
+	}
+	for _, p := range d.parts {
+		d.write(&s, p)
+	}
+	for _, p := range slices.Backward(d.parts) {
+		if len(p.children) > 0 {
+			d.deleteGone(&s, p, "")
+		}
+	}
+	checked(&s)
+	err := s.savepoint(ctx, d.to)
 	if err != nil && strings.HasPrefix(sqlState(err), "23") {
 		err = d.replace(ctx)
 	}
 	return err
 }
 
-func (d *delta) update(ctx context.Context) error {
-	for _, p := range slices.Backward(d.tables) {
-		free := ""
-		for _, c := range p.children {
-			free += fmt.Sprintf(" and not exists (select from %s c where %s and %s)", d.To.table(c.table.name),
-				d.mine(c.table.target, "c"), c.points("c", "t"))
-		}
-		if err := d.deleteGone(ctx, p, free); err != nil {
-			return err
-		}
-	}
-	for _, p := range d.tables {
-		if err := d.write(ctx, p); err != nil {
-			return fmt.Errorf("table %s: %w", p.name, err)
-		}
-	}
-	for _, p := range slices.Backward(d.tables) {
-		if len(p.children) == 0 {
-			continue
-		}
-		if err := d.deleteGone(ctx, p, ""); err != nil {
-			return err
-		}
-	}
-	return d.checked(ctx)
-}
-
 // checked has the constraints that can wait checked now, and wait again.
-func (d *delta) checked(ctx context.Context) error {
-	if err := constraints(ctx, d.to, "immediate"); err != nil {
-		return err
-	}
-	return constraints(ctx, d.to, "deferred")
+func checked(s *script) {
+	s.add("", "set constraints all immediate")
+	s.add("", "set constraints all deferred")
 }
 
 // points compares a foreign key's columns with those that it refers to.
@@ -236,34 +214,26 @@ func (c child) points(from, to string) string {
 }
 
 // deleteGone deletes the rows that the source has no more.
-func (d *delta) deleteGone(ctx context.Context, p *part, and string) error {
-	_, err := d.to.Exec(ctx, fmt.Sprintf("delete from %s t using pg_temp.%s k where %s and %s and not exists (select from pg_temp.%s r where %s)%s",
-		d.To.table(p.name), quote(p.keys), p.same("t", "k"), d.mine(p.target, "t"), quote(p.rows), p.same("r", "t"), and))
-	if err != nil {
-		return fmt.Errorf("table %s: %w", p.name, err)
-	}
-	return nil
+func (d *delta) deleteGone(s *script, p *part, and string) {
+	s.add(p.name, "delete from %s t using %s k where %s and %s and not exists (select from %s r where %s)%s",
+		d.To.table(p.name), p.keys, p.same("t", "k"), d.mine(p.target, "t"), p.rows, p.same("r", "t"), and)
 }
 
 // write updates the rows that the target has and inserts the others, in one
 // statement, so that rows of a table may refer to each other. It is no upsert,
 // which a deferrable key doesn't allow.
-func (d *delta) write(ctx context.Context, p *part) error {
+func (d *delta) write(s *script, p *part) {
 	changing := slices.DeleteFunc(slices.Clone(p.columns), func(name string) bool {
 		return slices.Contains(p.key, name) || name == tenantColumn || p.target.column(name).Identity == "a"
 	})
-	updated := ""
+	with, and := "", ""
 	if len(changing) > 0 {
-		updated = fmt.Sprintf("with updated as (update %s t set %s from pg_temp.%s r where %s and %s returning 1) ", d.To.table(p.name),
+		with = fmt.Sprintf("with updated as (update %s t set %s from %s r where %s and %s returning 1) ", d.To.table(p.name),
 			list(changing, func(name string) string { return quote(name) + " = r." + quote(name) }),
-			quote(p.rows), p.same("r", "t"), d.mine(p.target, "t"))
+			p.rows, p.same("r", "t"), d.mine(p.target, "t"))
+		and = " and (select count(*) from updated) >= 0" // the updates come first: they free values
 	}
-	insert := fmt.Sprintf("insert into %s (%s) overriding system value select %s from pg_temp.%s r where not exists (select from %s t where %s and %s)",
-		d.To.table(p.name), list(p.columns, quote), list(p.columns, func(name string) string { return "r." + quote(name) }),
-		quote(p.rows), d.To.table(p.name), p.same("r", "t"), d.mine(p.target, "t"))
-	if updated != "" {
-		insert += " and (select count(*) from updated) >= 0" // the updates come first: they free values
-	}
-	_, err := d.to.Exec(ctx, updated+insert)
-	return err
+	s.add(p.name, "%sinsert into %s (%s) overriding system value select %s from %s r where not exists (select from %s t where %s and %s)%s",
+		with, d.To.table(p.name), list(p.columns, quote), list(p.columns, func(name string) string { return "r." + quote(name) }),
+		p.rows, d.To.table(p.name), p.same("r", "t"), d.mine(p.target, "t"), and)
 }

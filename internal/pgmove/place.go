@@ -68,7 +68,6 @@ func (m *Move) begin(ctx context.Context, p *Place, iso pgx.TxIsoLevel) (*tx, er
 	if err != nil {
 		return nil, err
 	}
-	// The row is locked, and so the snapshot taken, before anything is read.
 	var held bool
 	err = t.QueryRow(ctx, holdSQL, m.Tenant, m.Owner).Scan(&held)
 	if errors.Is(err, pgx.ErrNoRows) {

@@ -5,42 +5,29 @@ import (
 	"fmt"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 )
 
 // margin is by how much a sequence of the target is ahead before the switch, so
 // that nothing is left to do in it.
 const margin = 1000
 
-// noteAll notes the highest values in columns that a sequence fills.
-func (m *Move) noteAll(ctx context.Context, from *tx, t *table) error {
-	return m.noteHighest(ctx, from, t, func(name string) string {
-		return fmt.Sprintf("select max(t.%s)::bigint from %s", quote(name), m.From.rows(m, t.source))
-	})
-}
-
-func (d *delta) note(ctx context.Context, p *part) error {
-	return d.noteHighest(ctx, d.to, p.table, func(name string) string {
-		return fmt.Sprintf("select max(t.%s)::bigint from pg_temp.%s t", quote(name), quote(p.rows))
-	})
-}
-
-func (m *Move) noteHighest(ctx context.Context, at *tx, t *table, query func(column string) string) error {
+// note notes the highest values in columns that a sequence fills.
+func (m *Move) note(s *script, t *table, query func(column string) string) {
 	for _, c := range t.target.Columns {
-		if c.Sequence == "" {
+		if c.Sequence == "" || t.source.column(c.Name) == nil {
 			continue
 		}
-		var highest *int64
-		if err := at.QueryRow(ctx, query(c.Name)).Scan(&highest); err != nil {
-			return fmt.Errorf("table %s: column %s: %w", t.name, c.Name, err)
-		}
-		if highest != nil {
+		s.add(t.name, "%s", query(c.Name))
+		s.then(func(r *pgconn.Result) error {
+			highest, err := number(r, 0)
 			if m.top == nil {
 				m.top = make(map[string]int64)
 			}
-			m.top[c.Sequence] = max(m.top[c.Sequence], *highest)
-		}
+			m.top[c.Sequence] = max(m.top[c.Sequence], highest)
+			return err
+		})
 	}
-	return nil
 }
 
 // RaiseSequences sets the target's sequences above the source's, by a margin,

@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 )
 
 // DifferError says that a table at the target isn't what the source is. The
@@ -31,15 +32,16 @@ func (m *Move) Verify(ctx context.Context) (rows int64, err error) {
 		if rows, err = m.carry(ctx, from, to); err != nil {
 			return err
 		}
+		var highest script
 		for _, t := range m.tables {
 			if err := m.compareAll(ctx, from, to, t); err != nil {
 				return err
 			}
-			if err := m.noteAll(ctx, from, t); err != nil {
-				return err
-			}
+			m.note(&highest, t, func(name string) string {
+				return fmt.Sprintf("select max(t.%s) from %s", quote(name), m.From.rows(m, t.source))
+			})
 		}
-		return nil
+		return highest.run(ctx, from)
 	})
 	return rows, err
 }
@@ -73,12 +75,42 @@ func (m *Move) compareAll(ctx context.Context, from, to *tx, t *table) error {
 }
 
 // verify compares the rows of the delta. What the others are was compared
-// before, and sums add up.
-func (d *delta) verify(ctx context.Context, p *part) error {
-	among := fmt.Sprintf(" t join pg_temp.%s k on %s where ", quote(p.keys), p.same("t", "k"))
-	return compareSums(ctx, d.from, d.to, p.table,
-		d.sumSQL(p.table)+d.From.table(p.name)+among+d.mine(p.source, "t"),
-		d.sumSQL(p.table)+d.To.table(p.name)+among+d.mine(p.target, "t"))
+// before, and sums add up. It also notes the highest values of sequences.
+func (d *delta) verify(ctx context.Context) error {
+	var from, to script
+	sums := make([]struct{ source, target sum }, len(d.parts))
+	for i, p := range d.parts {
+		among := fmt.Sprintf(" t join %s k on %s where ", p.keys, p.same("t", "k"))
+		there := &from
+		if d.Same {
+			there = &to
+		}
+		there.add(p.name, "%s", d.sumSQL(p.table)+d.From.table(p.name)+among+d.mine(p.source, "t"))
+		there.then(sums[i].source.read)
+		to.add(p.name, "%s", d.sumSQL(p.table)+d.To.table(p.name)+among+d.mine(p.target, "t"))
+		to.then(sums[i].target.read)
+		d.note(&to, p.table, func(name string) string {
+			return fmt.Sprintf("select max(t.%s) from %s t", quote(name), p.rows)
+		})
+	}
+	if err := from.run(ctx, d.from); err != nil {
+		return err
+	}
+	if err := to.run(ctx, d.to); err != nil {
+		return err
+	}
+	for i, s := range sums {
+		if s.source != s.target {
+			return &DifferError{d.parts[i].name, s.source.rows, s.target.rows}
+		}
+	}
+	return nil
+}
+
+func (s *sum) read(r *pgconn.Result) (err error) {
+	s.rows, err = number(r, 0)
+	s.hash = string(r.Rows[0][1])
+	return err
 }
 
 func compareSums(ctx context.Context, from, to *tx, t *table, source, target string) error {

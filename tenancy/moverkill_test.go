@@ -1,0 +1,134 @@
+package tenancy_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"testing"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/stretchr/testify/require"
+
+	"github.com/mcpsaas/mcpsaas/internal/devstack"
+	"github.com/mcpsaas/mcpsaas/internal/devtest"
+	"github.com/mcpsaas/mcpsaas/tenancy"
+	"github.com/mcpsaas/mcpsaas/tenancy/tenant"
+)
+
+// oneDatabase resolves every reference to one URL.
+type oneDatabase string
+
+func (d oneDatabase) Resolve(context.Context, string) (string, error) { return string(d), nil }
+
+// moveChild moves a tenant, says at which step it is, and stops for good at
+// the one that the environment names.
+func moveChild() error {
+	ctx := context.Background()
+	config, err := tenancy.ControlConfig(os.Getenv("CHILD_URL"))
+	if err != nil {
+		return err
+	}
+	control, err := pgxpool.NewWithConfig(ctx, config)
+	if err != nil {
+		return err
+	}
+	data, err := tenancy.NewData(control, &tenancy.DataOptions{Databases: oneDatabase(os.Getenv("CHILD_AWAY")), Files: sqlFiles("0001_crew.sql", crewTables)})
+	if err != nil {
+		return err
+	}
+	m, err := tenancy.NewMover(data, nil)
+	if err != nil {
+		return err
+	}
+	m.SetStep(func(step string) {
+		fmt.Println("at", step)
+		if step == os.Getenv("CHILD_STOP") {
+			select {}
+		}
+	})
+	to, err := tenancy.ParsePlacement(os.Getenv("CHILD_TO"))
+	if err != nil {
+		return err
+	}
+	if _, err = m.Move(ctx, tenant.MustParseID(os.Getenv("CHILD_TENANT")), to); err == nil {
+		err = errors.New("moved without a stop")
+	}
+	return err
+}
+
+// deaths are the points at which a move is killed, within a database and
+// between two.
+var deaths = map[bool][]string{
+	true: {"begun", "now copying", "fenced", "captured items", "captured tenant_marker", "copied items", "now copied", "carried over",
+		"compared", "now caught_up", "switching", "switched", "released", "kept"},
+	false: {"begun", "now copying", "fenced", "captured items", "captured tenant_marker", "copied items", "applied", "now copied", "carried over",
+		"compared", "now caught_up", "now switching", "source closed", "target filled", "target opened", "switched", "released", "kept"},
+}
+
+// TestMoveKilled kills the mover with kill -9 at each of its steps, and has
+// another go on, or abort where that is possible, while eight writers write: every
+// acknowledged write is there once. Its short form kills at every third step.
+func TestMoveKilled(t *testing.T) {
+	t.Parallel()
+	away := devtest.DB(t, devtest.Template{Name: "empty"})
+	for name, ways := range map[string][]tenancy.Placement{
+		"schema":          {schemaPlace, sharedPlace},
+		"database":        {awayPlace, sharedPlace},
+		"schema database": {schemaPlace, awayPlace},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			c := newCrew(t, 8, nil)
+			c.away(t, "away", away)
+			m := c.mover(t, nil)
+			at := sharedPlace
+			go2 := func(to tenancy.Placement) {
+				_, err := m.Move(t.Context(), c.id, to)
+				require.NoError(t, err)
+				at = to
+			}
+			c.start(t)
+			c.until(t, 200)
+			if name == "schema database" {
+				go2(awayPlace)
+			}
+			kills := 0
+			next := ways[0]
+			if at == next {
+				next = ways[1]
+			}
+			for i, step := range deaths[name == "schema"] {
+				if !devtest.Soak() && i%3 != len(name)%3 {
+					continue
+				}
+				for range ways { // there and back
+					child := startChild(t, "move", "CHILD_URL="+c.home.As(devstack.OwnerRole), "CHILD_AWAY="+away.As(devstack.OwnerRole),
+						"CHILD_TENANT="+c.id.String(), "CHILD_TO="+next.String(), "CHILD_STOP="+step)
+					child.until("at " + step)
+					child.kill()
+					kills++
+					if i%2 == 0 {
+						err := m.Abort(t.Context(), c.id)
+						switch step {
+						case "switched", "released":
+							require.ErrorIs(t, err, tenancy.ErrMoveSwitched)
+						case "kept":
+							require.ErrorIs(t, err, tenancy.ErrNoMove)
+						default:
+							require.NoError(t, err, step)
+							c.until(t, 50) // it is at home where it was
+						}
+					}
+					go2(next)
+					next = ways[0]
+					if at == next {
+						next = ways[1]
+					}
+				}
+			}
+			c.verify(t)
+			t.Logf("%d kills, %d writes acknowledged, none lost or doubled", kills, c.acked.Load())
+		})
+	}
+}
