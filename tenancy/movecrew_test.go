@@ -14,7 +14,6 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
-	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/stretchr/testify/require"
 
 	"github.com/mcpsaas/mcpsaas/internal/devtest"
@@ -62,7 +61,6 @@ type crew struct {
 	*estate
 	id      tenant.ID
 	db      *tenancy.DB
-	pools   map[string]*pgxpool.Pool
 	writers []*writer
 	pace    time.Duration // between two writes of a writer; zero: full speed
 	acked   atomic.Int64
@@ -98,7 +96,7 @@ type writer struct {
 // newCrew starts nothing yet.
 func newCrew(t testing.TB, writers int, opts *tenancy.Options) *crew {
 	t.Helper()
-	c := &crew{pace: 20 * time.Millisecond, estate: newEstate(t, sqlFiles("0001_crew.sql", crewTables)), pools: make(map[string]*pgxpool.Pool)}
+	c := &crew{pace: 20 * time.Millisecond, estate: newEstate(t, sqlFiles("0001_crew.sql", crewTables))}
 	c.id = c.tenant(tenancy.Placement{})
 	directory, err := tenancy.NewDirectory(c.control, nil)
 	require.NoError(t, err)
@@ -111,6 +109,11 @@ func newCrew(t testing.TB, writers int, opts *tenancy.Options) *crew {
 		opts = &tenancy.Options{}
 	}
 	opts.Directory, opts.MaxConns = directory, int32(writers)
+	opts.Databases = &tenancy.DatabasesOptions{MaxConnsPerTenant: writers, Resolver: tenancy.ResolverFunc(func(_ context.Context, ref string) (string, error) {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		return c.databases[ref].As(tenancy.AppRole), nil
+	})}
 	c.db, err = tenancy.Open(t.Context(), c.home.As(tenancy.AppRole), opts)
 	require.NoError(t, err)
 	t.Cleanup(c.db.Close)
@@ -128,18 +131,11 @@ func newCrew(t testing.TB, writers int, opts *tenancy.Options) *crew {
 	return c
 }
 
-// away adds a database of its own for tenants, empty, and shows the crew the
-// way to it.
-func (c *crew) away(t testing.TB, name string, db *devtest.Database) {
-	t.Helper()
+// away adds a database of its own for tenants, empty.
+func (c *crew) away(name string, db *devtest.Database) {
 	c.mu.Lock()
+	defer c.mu.Unlock()
 	c.databases[name] = db
-	c.mu.Unlock()
-	pool, err := pgxpool.New(t.Context(), db.As(tenancy.AppRole)+"&pool_max_conns="+fmt.Sprint(len(c.writers)))
-	require.NoError(t, err)
-	t.Cleanup(pool.Close)
-	c.pools[name] = pool
-	c.db.UseDatabases(c.pools)
 }
 
 // start has the writers write.

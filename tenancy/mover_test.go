@@ -49,7 +49,7 @@ var crewNames = []string{"items", "notes", "events", "tenant_config", "tenant_ma
 func TestMoveUnderWriters(t *testing.T) {
 	t.Parallel()
 	c := newCrew(t, 8, nil)
-	c.away(t, "away", devtest.DB(t, devtest.Template{Name: "empty"}))
+	c.away("away", devtest.DB(t, devtest.Template{Name: "empty"}))
 	other := c.tenant(sharedPlace)
 	c.must(other, `insert into items (id, owner, position, value) select gen_random_uuid(), 1, i, i from generate_series(1, 500) i`,
 		`insert into notes (id, item, body) select gen_random_uuid(), id, 'x' from items`, `insert into events (owner, n) select 1, i from generate_series(1, 500) i`)

@@ -80,7 +80,7 @@ func TestMoveKilled(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			c := newCrew(t, 8, nil)
-			c.away(t, "away", away)
+			c.away("away", away)
 			m := c.mover(t, nil)
 			at := sharedPlace
 			go2 := func(to tenancy.Placement) {
