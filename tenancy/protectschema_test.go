@@ -67,8 +67,7 @@ func (b *bundle) schemaBy(t testing.TB, owner string) (tenant.ID, error) {
 // whatever name and in whatever context it comes.
 //
 // Mutations that it saw: no constant policy on tables without tenant_id, the
-// guard by tenant_id alone (a row of its own in another's table), usage granted to
-// app_user.
+// guard by tenant_id alone (a row of its own in another's table).
 func TestSchema(t *testing.T) {
 	t.Parallel()
 	b := setup(t)

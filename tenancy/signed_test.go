@@ -200,10 +200,12 @@ func (v *vault) asOneShots(t *testing.T, statements []string) string {
 // make tables, functions and temporary ones. The control is that the same goes
 // through where the context isn't signed.
 //
-// Mutations of the migration, each seen here: without the comparison of the codes
-// (forged, another id and others), without a name in full (shadow). Of the
-// policies: one table unsigned, no constant policy on {place}.bare, the guard of
-// {place}.secrets by tenant_id alone (insert of litter). TestToken sees the rest.
+// Mutations, each seen here, by the injection in brackets. Of the migration:
+// without the comparison of the codes (forged), without a name in full (shadow),
+// with keys that the application may read (keys to sign with). Of the policies: the
+// shared tables' unsigned (set_config), the guard in a schema by tenant_id alone
+// (nothing: anna's litter in bert's table), none where there is no tenant_id.
+// TestToken sees the rest.
 func TestInjection(t *testing.T) {
 	t.Parallel()
 	require.GreaterOrEqual(t, len(injections), 30)
@@ -266,8 +268,8 @@ func (v *vault) probe(t *testing.T, token string) error {
 // A token is good while its key is and until it expires, by the database's
 // clock; a transaction that has begun goes on.
 //
-// Mutations: the verifier without the expiry, with clock_timestamp in place of
-// now, or without a look at the key's id; a token that isn't sound taken for none.
+// Mutations that it saw: the verifier without the expiry, and with clock_timestamp in
+// place of now; a token that isn't sound taken for none.
 func TestToken(t *testing.T) {
 	t.Parallel()
 	v := newVault(t, true, false)
