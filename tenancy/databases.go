@@ -149,10 +149,10 @@ func (db *DB) verifyDatabase(ctx context.Context, key string, conn *pgx.Conn) er
 	if !strings.HasPrefix(key, databaseKey) {
 		return nil
 	}
-	if err := checkRole(ctx, conn); err != nil {
+	if err := checkRole(ctx, plain{conn}); err != nil {
 		return err
 	}
-	return checkSigner(ctx, conn, db.signer)
+	return checkSigner(ctx, plain{conn}, db.signer)
 }
 
 // config returns how to reach what a key stands for.

@@ -169,8 +169,9 @@ func (t *lazyTx) first(ctx context.Context, requests []request) (x *exchange, lo
 	for range 2 {
 		if err := nextAnswer(results); err != nil {
 			results.Close()
+			err = t.db.entering(conn, s, t.route, err)
 			undo(ctx, conn)
-			return nil, false, t.db.entering(conn, s, t.route, err)
+			return nil, false, err
 		}
 	}
 	t.lease, t.session = l, s

@@ -6,13 +6,11 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/jackc/pgx/v5"
 	"github.com/stretchr/testify/require"
 
 	"github.com/mcpsaas/mcpsaas/internal/devstack"
 	"github.com/mcpsaas/mcpsaas/internal/devtest"
 	"github.com/mcpsaas/mcpsaas/tenancy"
-	"github.com/mcpsaas/mcpsaas/tenancy/tenant"
 )
 
 // Roles belong to the whole cluster, which ends with the process, so that a
@@ -158,36 +156,21 @@ func TestOpenArguments(t *testing.T) {
 	}
 }
 
-// The modes for poolers work the same way, without prepared statements of ours.
+// The modes for poolers work the same way, without prepared statements of ours,
+// in all tiers.
 func TestExecModes(t *testing.T) {
 	t.Parallel()
-	b := setup(t)
-	id := tenant.NewID()
-	b.add(t, id, "apple")
-	b.add(t, tenant.NewID(), "banana")
-	ctx := as(t.Context(), id)
+	b := newTiers(t)
 	for _, mode := range []string{"cache_statement", "cache_describe", "describe_exec", "exec"} {
-		t.Run(mode, func(t *testing.T) {
-			config, err := pgx.ParseConfig(b.As(tenancy.AppRole))
-			require.NoError(t, err)
-			separator := "?"
-			if strings.Contains(config.ConnString(), "?") {
-				separator = "&"
-			}
-			db := b.open(t, config.ConnString()+separator+"default_query_exec_mode="+mode, nil)
-			for range 2 {
-				var name string
-				require.NoError(t, db.QueryRow(ctx, `select name from products where name <> $1`, "x").Scan(&name))
-				require.Equal(t, "apple", name)
-				tag, err := db.Exec(ctx, `update products set name = name`)
-				require.NoError(t, err)
-				require.EqualValues(t, 1, tag.RowsAffected())
-				_, err = db.Exec(ctx, `select 1; select 2`)
-				require.Error(t, err)
-				require.NoError(t, inTx(ctx, db, `update products set name = name where name = $1`, "apple"))
-				require.Error(t, inTx(ctx, db, `insert into stock (product_id, amount) values (gen_random_uuid(), $1)`, 1))
-				require.ErrorIs(t, inTx(ctx, db, `rollback and chain`), tenancy.ErrTampered)
-			}
-		})
+		for tier, id := range b.one {
+			t.Run(mode+" "+string(tier), func(t *testing.T) {
+				url := b.appURL(tier)
+				separator := "?"
+				if strings.Contains(url, "?") {
+					separator = "&"
+				}
+				testExecMode(t, b.dialBy(t, tier, url+separator+"default_query_exec_mode="+mode, nil), id)
+			})
+		}
 	}
 }

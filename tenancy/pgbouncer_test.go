@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"os/user"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -23,6 +24,12 @@ import (
 // many connections to it, and returns the URL that leads through it.
 func startBouncer(t testing.TB, db *devtest.Database, conns int) string {
 	t.Helper()
+	return startBouncerAs(t, db.URL, conns)
+}
+
+// startBouncerAs is startBouncer for the role that the URL names.
+func startBouncerAs(t testing.TB, target string, conns int) string {
+	t.Helper()
 	program, err := exec.LookPath("pgbouncer")
 	if err != nil {
 		if os.Getenv("CI") == "" {
@@ -30,7 +37,7 @@ func startBouncer(t testing.TB, db *devtest.Database, conns int) string {
 		}
 		t.Fatal(err)
 	}
-	u, err := url.Parse(db.URL)
+	u, err := url.Parse(target)
 	require.NoError(t, err)
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
@@ -47,7 +54,9 @@ auth_type = any
 pool_mode = transaction
 default_pool_size = %d
 ignore_startup_parameters = extra_float_digits
-`, db.Name, u.Hostname(), u.Port(), u.User.Username(), port, conns), 0o644))
+log_connections = 0
+log_disconnections = 0
+`, strings.TrimPrefix(u.Path, "/"), u.Hostname(), u.Port(), u.User.Username(), port, conns), 0o644))
 	args := []string{config}
 	if os.Geteuid() == 0 { // it refuses to run as root
 		_, err := user.Lookup("nobody")

@@ -39,18 +39,23 @@ func scalar(ctx context.Context, conn *pgconn.PgConn, sql string) (string, error
 	return string(result.Rows[0][0]), nil
 }
 
-// healSQL ends the server's process of a session that another client of the
-// pooler has spoilt, if it is one.
-const healSQL = `select pg_catalog.pg_terminate_backend(pg_catalog.pg_backend_pid())
-where pg_catalog.current_setting('` + Setting + `', true) <> '' or not (` + noCursorSQL + `)`
+// healSQL undoes what can be set for a session, in one string, so that no pooler
+// hands the server's process on in between.
+const healSQL = `close all; reset session authorization; reset all`
 
 // heal is for a connection that is about to be closed. Behind a pooler that
-// leaves the server's process as it is, for the next client to fail on. The one
-// that a transaction has just used is the first that a pooler lends again.
+// leaves the server's process as it is, for the next client to fail on. In a
+// transaction it is still there; else it is the first that a pooler lends again, if
+// nobody was waiting for one.
 func (s *session) heal(ctx context.Context, conn *pgx.Conn) {
-	if s.pooler && !conn.PgConn().IsBusy() && conn.PgConn().TxStatus() == 'I' {
-		conn.PgConn().ExecParams(ctx, healSQL, nil, nil, nil, nil).Close()
+	if !s.pooler || conn.IsClosed() || conn.PgConn().IsBusy() {
+		return
 	}
+	sql := healSQL
+	if conn.PgConn().TxStatus() != 'I' {
+		sql = "rollback; " + sql
+	}
+	conn.PgConn().Exec(ctx, sql).Close()
 }
 
 // noticePooler chooses how statements are run, unless the connection string does.
@@ -65,4 +70,15 @@ func (db *DB) noticePooler(ctx context.Context, url string, conn *pgconn.PgConn)
 	db.mode = pgx.QueryExecModeCacheDescribe
 	db.log.LogAttrs(ctx, slog.LevelInfo, "database pooler noticed: no statement stays prepared")
 	return nil
+}
+
+// plain runs statements in a way that any pooler lets pass.
+type plain struct{ conn *pgx.Conn }
+
+func (p plain) Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error) {
+	return p.conn.Query(ctx, sql, append([]any{pgx.QueryExecModeExec}, args...)...)
+}
+
+func (p plain) QueryRow(ctx context.Context, sql string, args ...any) pgx.Row {
+	return p.conn.QueryRow(ctx, sql, append([]any{pgx.QueryExecModeExec}, args...)...)
 }

@@ -23,14 +23,15 @@ func TestRoundTrips(t *testing.T) {
 	for tier, id := range b.one {
 		t.Run(string(tier), func(t *testing.T) {
 			t.Parallel()
-			testRoundTrips(t, b, tier, id)
+			link := newProxy(t, b.appURL(tier), 0)
+			testRoundTripsBy(t, b.dialBy(t, tier, link.url(), &tenancy.Options{MaxConns: 1}), link, id)
 		})
 	}
 }
 
-func testRoundTrips(t *testing.T, b *tiers, tier tenancy.Tier, id tenant.ID) {
-	link := newProxy(t, b.appURL(tier), 0)
-	db := b.dialBy(t, tier, link.url(), &tenancy.Options{MaxConns: 1})
+// testRoundTripsBy counts the round trips of the one connection that db has by way
+// of link.
+func testRoundTripsBy(t *testing.T, db *tenancy.DB, link *proxy, id tenant.ID) {
 	ctx := as(t.Context(), id)
 
 	const read = `select count(*) from products where name = $1`

@@ -2,6 +2,7 @@ package tenancy_test
 
 import (
 	"context"
+	"strings"
 	"testing"
 
 	"github.com/jackc/pgx/v5"
@@ -103,14 +104,22 @@ func (b *tiers) dialBy(t testing.TB, tier tenancy.Tier, url string, opts *tenanc
 	if tier == tenancy.TierDatabase {
 		home, other = b.As(tenancy.AppRole), url
 	}
+	// The handle's own says how statements are run everywhere.
+	if _, mode, ok := strings.Cut(url, "default_query_exec_mode="); ok && tier == tenancy.TierDatabase {
+		separator := "?"
+		if strings.Contains(home, "?") {
+			separator = "&"
+		}
+		home += separator + "default_query_exec_mode=" + mode
+	}
 	o := tenancy.Options{}
 	if opts != nil {
 		o = *opts
 	}
 	o.Directory = b.directory
 	o.Databases = &tenancy.DatabasesOptions{
-		Resolver:          tenancy.ResolverFunc(func(context.Context, string) (string, error) { return other, nil }),
-		MaxConnsPerTenant: int(o.MaxConns),
+		Resolver: tenancy.ResolverFunc(func(context.Context, string) (string, error) { return other, nil }),
+		MaxConns: max(1, int(o.MaxConns)/3),
 	}
 	return b.open(t, home, &o)
 }
