@@ -164,12 +164,7 @@ func TestExecModes(t *testing.T) {
 	for _, mode := range []string{"cache_statement", "cache_describe", "describe_exec", "exec"} {
 		for tier, id := range b.one {
 			t.Run(mode+" "+string(tier), func(t *testing.T) {
-				url := b.appURL(tier)
-				separator := "?"
-				if strings.Contains(url, "?") {
-					separator = "&"
-				}
-				testExecMode(t, b.dialBy(t, tier, url+separator+"default_query_exec_mode="+mode, nil), id)
+				testExecMode(t, b.dialBy(t, tier, withMode(b.appURL(tier), mode), nil), id)
 			})
 		}
 	}

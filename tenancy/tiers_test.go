@@ -106,11 +106,7 @@ func (b *tiers) dialBy(t testing.TB, tier tenancy.Tier, url string, opts *tenanc
 	}
 	// The handle's own says how statements are run everywhere.
 	if _, mode, ok := strings.Cut(url, "default_query_exec_mode="); ok && tier == tenancy.TierDatabase {
-		separator := "?"
-		if strings.Contains(home, "?") {
-			separator = "&"
-		}
-		home += separator + "default_query_exec_mode=" + mode
+		home = withMode(home, mode)
 	}
 	o := tenancy.Options{}
 	if opts != nil {
@@ -122,4 +118,13 @@ func (b *tiers) dialBy(t testing.TB, tier tenancy.Tier, url string, opts *tenanc
 		MaxConns: max(1, int(o.MaxConns)/3),
 	}
 	return b.open(t, home, &o)
+}
+
+// withMode has a URL say how statements are run.
+func withMode(url, mode string) string {
+	separator := "?"
+	if strings.Contains(url, "?") {
+		separator = "&"
+	}
+	return url + separator + "default_query_exec_mode=" + mode
 }
