@@ -373,7 +373,7 @@ func TestLimits(t *testing.T) {
 				return tenancy.Limits{}
 			}
 			require.Equal(t, tenant.Pro, x.Plan)
-			return tenancy.Limits{StatementTimeout: 50 * time.Millisecond, LockTimeout: 20 * time.Millisecond}
+			return tenancy.Limits{StatementTimeout: time.Second, LockTimeout: 20 * time.Millisecond}
 		}})
 		_, err := db.Exec(ctx, `insert into products (name) values ('x') on conflict do nothing`)
 		require.NoError(t, err)

@@ -51,13 +51,19 @@ type bundle struct {
 func setup(t testing.TB) *bundle {
 	t.Helper()
 	b := &bundle{Database: devtest.DB(t, shop)}
+	b.prepare(t)
+	return b
+}
+
+// prepare opens what the tests use to reach the database.
+func (b *bundle) prepare(t testing.TB) {
+	t.Helper()
 	b.db = b.open(t, b.As(tenancy.AppRole), nil)
 	config, err := tenancy.ControlConfig(b.URL)
 	require.NoError(t, err)
 	b.control, err = pgxpool.NewWithConfig(t.Context(), config)
 	require.NoError(t, err)
 	t.Cleanup(b.control.Close)
-	return b
 }
 
 func (b *bundle) open(t testing.TB, url string, opts *tenancy.Options) *tenancy.DB {

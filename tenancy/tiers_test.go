@@ -26,7 +26,13 @@ const otherRef = "other"
 
 func newTiers(t testing.TB) *tiers {
 	t.Helper()
-	b := &tiers{bundle: setup(t), other: setup(t), one: map[tenancy.Tier]tenant.ID{}}
+	return tiersIn(t, setup(t))
+}
+
+// tiersIn is newTiers with this home database.
+func tiersIn(t testing.TB, home *bundle) *tiers {
+	t.Helper()
+	b := &tiers{bundle: home, other: setup(t), one: map[tenancy.Tier]tenant.ID{}}
 	b.directory = b.bundle.directory(t, &tenancy.DirectoryOptions{PollOnly: true})
 	for _, tier := range []tenancy.Tier{tenancy.TierShared, tenancy.TierSchema, tenancy.TierDatabase} {
 		b.one[tier] = b.settle(t, tier)
@@ -115,7 +121,10 @@ func (b *tiers) dialBy(t testing.TB, tier tenancy.Tier, url string, opts *tenanc
 	o.Directory = b.directory
 	o.Databases = &tenancy.DatabasesOptions{
 		Resolver: tenancy.ResolverFunc(func(context.Context, string) (string, error) { return other, nil }),
-		MaxConns: max(1, int(o.MaxConns)/3),
+	}
+	if o.MaxConns > 0 { // a third more
+		o.Databases.MaxConns = max(1, int(o.MaxConns)/3)
+		o.Databases.MaxConnsPerTenant = o.Databases.MaxConns
 	}
 	return b.open(t, home, &o)
 }
