@@ -149,10 +149,10 @@ func (db *DB) verifyDatabase(ctx context.Context, key string, conn *pgx.Conn) er
 	if !strings.HasPrefix(key, databaseKey) {
 		return nil
 	}
-	if err := checkRole(ctx, plain{conn}); err != nil {
+	if err := checkRole(ctx, conn); err != nil {
 		return err
 	}
-	return checkSigner(ctx, plain{conn}, db.signer)
+	return checkSigner(ctx, conn, db.signer)
 }
 
 // config returns how to reach what a key stands for.
@@ -172,7 +172,7 @@ func (p *tenantPools) config(ctx context.Context, key string, refused bool) (*pg
 	if err != nil {
 		return nil, &ResolveError{Ref: ref, Reason: err.Error()}
 	}
-	config.ConnConfig.DefaultQueryExecMode = p.home.DefaultQueryExecMode
+	config.ConnConfig.DefaultQueryExecMode = unnamed(p.home.DefaultQueryExecMode)
 	return config.ConnConfig, nil
 }
 

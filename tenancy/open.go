@@ -154,12 +154,14 @@ func Open(ctx context.Context, url string, opts *Options) (*DB, error) {
 
 // look connects once to see as whom, and whether there is a pooler.
 func (db *DB) look(ctx context.Context, url string, config *pgx.ConnConfig) error {
+	config = config.Copy()
+	config.DefaultQueryExecMode = unnamed(config.DefaultQueryExecMode)
 	conn, err := pgx.ConnectConfig(ctx, config)
 	if err != nil {
 		return fmt.Errorf("tenancy: open: %w", redact(err))
 	}
 	defer conn.Close(ctx)
-	if err := checkRole(ctx, plain{conn}); err != nil {
+	if err := checkRole(ctx, conn); err != nil {
 		return err
 	}
 	if err := checkSigner(ctx, conn, db.signer); err != nil {

@@ -72,13 +72,11 @@ func (db *DB) noticePooler(ctx context.Context, url string, conn *pgconn.PgConn)
 	return nil
 }
 
-// plain runs statements in a way that any pooler lets pass.
-type plain struct{ conn *pgx.Conn }
-
-func (p plain) Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error) {
-	return p.conn.Query(ctx, sql, append([]any{pgx.QueryExecModeExec}, args...)...)
-}
-
-func (p plain) QueryRow(ctx context.Context, sql string, args ...any) pgx.Row {
-	return p.conn.QueryRow(ctx, sql, append([]any{pgx.QueryExecModeExec}, args...)...)
+// unnamed is the mode in which the driver itself runs statements where nobody
+// knows yet whether there is a pooler. Tenants' statements don't go by it.
+func unnamed(mode pgx.QueryExecMode) pgx.QueryExecMode {
+	if mode == pgx.QueryExecModeCacheStatement {
+		return pgx.QueryExecModeCacheDescribe
+	}
+	return mode
 }

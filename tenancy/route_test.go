@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -55,9 +56,22 @@ func TestArgumentsInAllTiers(t *testing.T) {
 	t.Parallel()
 	b := newTiers(t)
 	b.each(t, func(t *testing.T, ctx context.Context, tier tenancy.Tier) {
-		b.at(t, tier, `create type mood as enum ('sad', 'happy');
-create table things (id int primary key, doc jsonb, mood mood, tags text[], price numeric, moods mood[], at timestamptz, raw bytea);
-grant all on things to public`)
+		const tables = `create type {schema}mood as enum ('sad', 'happy');
+create table {schema}things (tenant_id uuid not null, id int, doc jsonb, mood {schema}mood, tags text[], price numeric,
+	moods {schema}mood[], at timestamptz, raw bytea, primary key (tenant_id, id))`
+		at := b.bundle
+		if tier == tenancy.TierDatabase {
+			at = b.other
+		}
+		if tier != tenancy.TierSchema {
+			at.owner(t, strings.ReplaceAll(tables, "{schema}", "public."))
+			require.NoError(t, tenancy.Protect(ctx, at.Conn(t, devstack.OwnerRole), "things"))
+			return
+		}
+		at.owner(t, strings.ReplaceAll(tables, "{schema}", tenancy.SchemaName(b.one[tier])+"."))
+		require.NoError(t, pgx.BeginFunc(ctx, at.Conn(t, devstack.OwnerRole), func(tx pgx.Tx) error {
+			return tenancy.ProtectSchema(ctx, tx, b.one[tier])
+		}))
 	})
 	type thing struct {
 		ID    int
