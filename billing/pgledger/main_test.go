@@ -131,9 +131,7 @@ func (b *bench) requireExact(t *testing.T, acknowledged []string, others int) {
 // and the next takes over, several times: every event that was acknowledged is
 // there, and none twice.
 //
-// Seen failing with on conflict taken out of appendSQL (events that were stored
-// and not yet dropped from the spool held it up for ever), and with the sums
-// taken from all rows instead of the new ones.
+// Seen failing with the sums taken from all rows instead of the new ones.
 func TestKilledWhileStoring(t *testing.T) {
 	t.Parallel()
 	b := setup(t)

@@ -122,8 +122,6 @@ func TestStreamClaimsNoDurability(t *testing.T) {
 
 // Redis is killed again and again under load: what Record has acknowledged is
 // there.
-//
-// Mutation seen here: on a Redis without appendonly all is lost.
 func TestStreamRedisKilled(t *testing.T) {
 	t.Parallel()
 	server := devtest.DurableRedis(t)
