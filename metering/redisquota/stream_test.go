@@ -352,3 +352,36 @@ func BenchmarkStream(b *testing.B) {
 		b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "events/s")
 	})
 }
+
+// In a Redis Cluster the shards are spread, and each primary is asked whether
+// it keeps its data.
+func TestStreamOnCluster(t *testing.T) {
+	t.Parallel()
+	client := redis.NewClusterClient(&redis.ClusterOptions{
+		Addrs: devtest.RedisCluster(t), ContextTimeoutEnabled: true, MaxRetries: -1, ReadTimeout: 10 * time.Second,
+	})
+	t.Cleanup(func() { client.Close() })
+	s, err := redisquota.NewStream(client, &redisquota.StreamOptions{FlushInterval: time.Millisecond})
+	require.NoError(t, err)
+	require.ErrorIs(t, s.Check(t.Context()), redisquota.ErrNotDurable)
+	var primaries atomic.Int64
+	require.NoError(t, client.ForEachMaster(t.Context(), func(ctx context.Context, c *redis.Client) error {
+		primaries.Add(1)
+		return c.ConfigSet(ctx, "appendonly", "yes").Err()
+	}))
+	require.EqualValues(t, 3, primaries.Load())
+	require.NoError(t, s.Check(t.Context()))
+	ids := recordStream(t, s, 200)
+	var holding atomic.Int64
+	require.NoError(t, client.ForEachMaster(t.Context(), func(ctx context.Context, c *redis.Client) error {
+		if c.DBSize(ctx).Val() > 0 {
+			holding.Add(1)
+		}
+		return nil
+	}))
+	require.EqualValues(t, 3, holding.Load())
+	store := &meteringtest.Store{}
+	drain(t, s, store)
+	require.NoError(t, s.Flush(t.Context()))
+	require.ElementsMatch(t, ids, idsOf(store.Events()))
+}
