@@ -2,6 +2,7 @@ package pgbudget_test
 
 import (
 	"fmt"
+	"sync"
 	"testing"
 
 	"github.com/mcpsaas/mcpsaas/internal/devtest"
@@ -57,9 +58,10 @@ func BenchmarkCrowd(b *testing.B) {
 		f.set(fmt.Sprint(i), db.URL)
 	}
 	work := make(chan int)
+	var workers sync.WaitGroup
 	for i := range 4 * conns {
 		key := fmt.Sprint(i / 2)
-		go func() {
+		workers.Go(func() {
 			for range work {
 				c, err := f.Acquire(b.Context(), key)
 				if err != nil {
@@ -69,13 +71,14 @@ func BenchmarkCrowd(b *testing.B) {
 				_, _ = c.Conn().Exec(b.Context(), `select 1`)
 				c.Release()
 			}
-		}()
+		})
 	}
 	b.ResetTimer()
 	for range b.N {
 		work <- 0
 	}
 	close(work)
+	workers.Wait()
 	b.StopTimer()
 	b.ReportMetric(float64(f.Stats().Opened)/float64(b.N), "opened/op")
 }

@@ -2,6 +2,7 @@ package pgbudget_test
 
 import (
 	"context"
+	"sync"
 	"testing"
 	"time"
 
@@ -96,8 +97,7 @@ func ask(t testing.TB, f *fleet, key, name string, served chan<- string) {
 // databases take turns, and the callers of one stay in their order.
 //
 // Mutations that it saw: callers served from the end of their pool's queue; a
-// connection that always stays with its own pool while somebody waits there; a
-// pool that keeps its place in the queue while it needs more.
+// connection that always stays with its own pool while somebody waits there.
 func TestOrder(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t, 3, pgbudget.Options{MaxConns: 1})
@@ -125,6 +125,40 @@ func TestOrder(t *testing.T) {
 	s := f.Stats()
 	require.Positive(t, s.Starved)
 	require.EqualValues(t, 6+1, s.Waits)
+}
+
+// TestTurns has one database lack two connections, and another one: the second
+// that becomes free is the other's.
+//
+// Mutation that it saw: a pool that keeps its place in the queue while it lacks
+// more.
+func TestTurns(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t, 3, pgbudget.Options{MaxConns: 2})
+	f.pid(t, "a") // so that more than one may be opened at once
+	first, second := f.take(t, "c"), f.take(t, "c")
+	served := make(chan string, 3)
+	end := make(chan struct{})
+	var callers sync.WaitGroup
+	for i, key := range []string{"a", "a", "b"} {
+		callers.Go(func() {
+			c, err := f.Acquire(t.Context(), key)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			served <- key
+			<-end
+			c.Release()
+		})
+		f.waiting(t, i+1)
+	}
+	first.Release()
+	require.Equal(t, "a", <-served)
+	second.Release()
+	require.Equal(t, "b", <-served)
+	close(end)
+	callers.Wait()
 }
 
 // TestNobodyStarves keeps one database's callers at the only connection without
@@ -232,7 +266,7 @@ func TestCancelledWhileHanded(t *testing.T) {
 			}
 		}()
 		f.waiting(t, 1)
-		go cancel()
+		cancel()
 		held.Release()
 		<-done
 	}

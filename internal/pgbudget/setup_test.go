@@ -25,6 +25,7 @@ type fleet struct {
 	ahead  atomic.Int64 // of the clock
 	asked  atomic.Int64 // how often for a configuration
 	denied atomic.Int64 // how often because the last one was refused
+	slow   func()       // what the answer waits for, if anything
 
 	mu   sync.Mutex
 	urls map[string]string
@@ -65,6 +66,9 @@ func (f *fleet) config(_ context.Context, key string, refused bool) (*pgx.ConnCo
 	f.asked.Add(1)
 	if refused {
 		f.denied.Add(1)
+	}
+	if f.slow != nil {
+		f.slow()
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
