@@ -14,7 +14,7 @@
 //
 // Its rotation changes the password in the database first, and what is
 // AWSCURRENT moments later. In between, and until the cached URL has expired, the
-// database refuses new connections; tenancy then asks again, for three seconds if
+// database refuses new connections; tenancy then asks again, for five seconds if
 // need be, before any call hears of it. The process needs
 // secretsmanager:GetSecretValue on these secrets, and kms:Decrypt on their key.
 //

@@ -25,7 +25,7 @@ const (
 	// rotation is how long a database that was reached before may refuse its
 	// credentials until that is believed: whoever rotates them can't change them
 	// in the database and in the place where they are kept at the same moment.
-	rotation = 3 * time.Second
+	rotation = 5 * time.Second
 )
 
 // resolve finds the configuration of a pool, before a slot is spent on it.
@@ -146,7 +146,7 @@ func (b *Budget) connect(ctx context.Context, p *pool) (*conn, error) {
 			case <-ctx.Done():
 				return nil, err
 			case <-time.After(pause):
-				pause *= 2
+				pause = min(2*pause, 200*time.Millisecond)
 			}
 		}
 		refused = true
