@@ -202,7 +202,7 @@ func TestCachedResolver(t *testing.T) {
 // takes nobody else's.
 //
 // Mutations that it saw: everybody asks; callers wait although there is an old
-// URL; a caller's cancellation is everybody's error.
+// URL; an old URL that has no age; a caller's cancellation is everybody's error.
 func TestCachedResolverAsksOnce(t *testing.T) {
 	t.Parallel()
 	v := &manager{url: "one", gate: make(chan struct{})}
@@ -239,6 +239,11 @@ func TestCachedResolverAsksOnce(t *testing.T) {
 	}()
 	require.Eventually(t, func() bool { return v.asked.Load() == 3 }, 10*time.Second, time.Millisecond)
 	c.want(t, v, "one", 3)
+	c.ahead.Add(int64(time.Hour)) // too old now, even while somebody asks
+	cancelled, cancel := context.WithCancel(t.Context())
+	cancel()
+	_, err = c.Resolve(cancelled, "acme")
+	require.ErrorIs(t, err, context.Canceled)
 	close(v.gate)
 	require.NoError(t, <-first)
 }
