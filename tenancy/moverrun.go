@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"math"
-	"slices"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -216,7 +215,7 @@ func (r *moving) steps(ctx context.Context) error {
 		return err
 	}
 	if len(problems) > 0 {
-		return fmt.Errorf("the tables have changed since the move began: %v", problems[0])
+		return fmt.Errorf("%w: %v", pgmove.ErrChanged, problems[0])
 	}
 	if r.row.State == MovePlanned {
 		if err := r.advance(ctx, MoveCopying); err != nil {
@@ -424,12 +423,16 @@ func (m *Mover) Abort(ctx context.Context, id tenant.ID) error {
 
 // undo opens the old place again and empties the new one.
 func (r *moving) undo(ctx context.Context) error {
-	if slices.Contains([]MoveState{MoveSwitching, MoveCaughtUp}, r.row.State) {
+	if r.row.State == MoveSwitching {
 		if err := r.engine.Reopen(ctx); err != nil {
 			return err
 		}
 	}
 	if err := r.engine.Release(ctx); err != nil {
+		return err
+	}
+	// What stands in the way of a move doesn't in that of its end.
+	if _, err := r.engine.Prepare(ctx); err != nil {
 		return err
 	}
 	if _, err := r.engine.Clear(ctx, r.engine.To, r.data.batch); err != nil {

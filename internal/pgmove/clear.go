@@ -16,7 +16,10 @@ func (m *Move) Clear(ctx context.Context, p *Place, batch int) (rows int64, err 
 	err = m.within(ctx, p, pgx.ReadCommitted, func(tx *tx) error {
 		found, err := relations(ctx, tx, p)
 		for _, r := range found {
-			if (r.Kind == "r" || r.Kind == "p") && (p.Own || r.scoped()) {
+			// In a schema of the tenant's own there may be tables that all tenants
+			// have alike, and that aren't carried over.
+			carried := slices.ContainsFunc(m.tables, func(t *table) bool { return t.name == r.Name })
+			if (r.Kind == "r" || r.Kind == "p") && (r.scoped() || p.Own && carried) {
 				all = append(all, r)
 			}
 		}

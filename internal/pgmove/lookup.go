@@ -110,6 +110,7 @@ from pg_class c join pg_namespace n on n.oid = c.relnamespace
 where c.relkind in ('r', 'p') and not c.relispartition
 	and n.nspname !~ '^(pg_|t_[0-9a-f]{32}$)' and n.nspname not in ('information_schema', 'mcpsaas', 'mcpsaas_app', $1)
 	and exists (select from pg_attribute a where a.attrelid = c.oid and a.attname = 'tenant_id' and not a.attisdropped)
+	and has_schema_privilege(n.oid, 'usage') and has_table_privilege(c.oid, 'select')
 order by 1`
 
 // elsewhere refuses a tenant that has rows in further schemas.

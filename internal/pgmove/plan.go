@@ -2,6 +2,7 @@ package pgmove
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -36,6 +37,7 @@ type Move struct {
 	// Defaults to nothing.
 	Step func(name string)
 
+	shapes []string         // what the tables of both places looked like
 	tables []*table         // those that refer to others after those
 	top    map[string]int64 // by sequence of the target: the highest value that was carried over
 }
@@ -100,11 +102,33 @@ func (m *Move) Prepare(ctx context.Context) ([]Problem, error) {
 	if c.target, err = relations(ctx, to, m.To); err != nil {
 		return nil, err
 	}
+	if m.shapes, err = m.readShapes(ctx, from, to); err != nil {
+		return nil, err
+	}
 	if err := c.compare(); err != nil {
 		return nil, err
 	}
 	return c.problems, nil
 }
+
+// shapeSQL is short enough to be asked while the tenant waits.
+const shapeSQL = `
+select coalesce(md5(string_agg(concat_ws(' ', c.oid, a.attnum, a.attname, a.atttypid, a.atttypmod, a.attnotnull, a.attgenerated), ',' order by c.oid, a.attnum)), '')
+from pg_class c join pg_attribute a on a.attrelid = c.oid
+where c.relnamespace = (select oid from pg_namespace where nspname = $1) and c.relkind in ('r', 'p')
+	and a.attnum > 0 and not a.attisdropped`
+
+func (m *Move) readShapes(ctx context.Context, from, to *tx) ([]string, error) {
+	shapes := make([]string, 2)
+	if err := from.QueryRow(ctx, shapeSQL, m.From.Schema).Scan(&shapes[0]); err != nil {
+		return nil, err
+	}
+	return shapes, to.QueryRow(ctx, shapeSQL, m.To.Schema).Scan(&shapes[1])
+}
+
+// ErrChanged means that tables were changed since Prepare: what is carried over
+// may no longer be all there is.
+var ErrChanged = errors.New("the tables have changed since they were compared")
 
 // comparison is the work of Prepare.
 type comparison struct {
@@ -163,9 +187,10 @@ func (c *comparison) pair(s, t *relation) {
 			c.refuse(s.Name, "a foreign table at the %s: its rows are somewhere else", at)
 		case r.Inherits:
 			c.refuse(s.Name, "inherits, or is inherited from, at the %s; only partitions are understood", at)
-		case !r.Protected:
-			c.refuse(s.Name, "row level security isn't forced at the %s: protect it first", at)
 		}
+	}
+	if !t.Protected {
+		c.refuse(s.Name, "row level security isn't forced at the target: protect it first")
 	}
 	if s.Persistence != t.Persistence {
 		c.refuse(s.Name, "unlogged at one place and not at the other")

@@ -3,6 +3,7 @@ package pgmove
 import (
 	"context"
 	"errors"
+	"slices"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -71,6 +72,9 @@ func (m *Move) last(ctx context.Context, from, to *tx) error {
 	}
 	if err := m.raise(ctx, from, to, 0); err != nil {
 		return err
+	}
+	if shapes, err := m.readShapes(ctx, from, to); err != nil || !slices.Equal(shapes, m.shapes) {
+		return errors.Join(err, ErrChanged)
 	}
 	return constraints(ctx, to, "immediate")
 }
