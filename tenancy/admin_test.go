@@ -49,8 +49,7 @@ func (s *support) log(t testing.TB) []tenancy.AdminRecord {
 
 // TestAdminTx reads every tenant's rows, with the record committed before.
 //
-// Mutations seen: begin called after run's BeginTx on the same connection (the
-// record isn't there yet), or after fn.
+// Mutations seen: begin called after run, the transaction not read only.
 func TestAdminTx(t *testing.T) {
 	t.Parallel()
 	s := newSupport(t)
@@ -162,7 +161,7 @@ func TestAdminRoles(t *testing.T) {
 }
 
 // TestAdminLogStays has each role that could have a hand in it try to change the
-// record. Mutations seen: each trigger left out, the revoke from the control role.
+// record. Mutations seen: each trigger left out.
 func TestAdminLogStays(t *testing.T) {
 	t.Parallel()
 	s := newSupport(t)
@@ -261,7 +260,8 @@ func adminChild() error {
 	})
 }
 
-// TestAdminKilled: who has read is on record, however it ended.
+// TestAdminKilled: who has read is on record, however it ended. Mutation seen:
+// begin called after run.
 func TestAdminKilled(t *testing.T) {
 	t.Parallel()
 	s := newSupport(t)

@@ -52,6 +52,7 @@
 //
 // The table of tenants is written by [PutTenant] and [SetStatus] and read from
 // memory by [Directory], which is at most a second out of date. [Data] makes,
-// exports and erases what one tenant has. [Migrator] brings the schemas of many
-// tenants up to date. [Audit] reads the catalog for every way around isolation.
+// migrates, exports, imports and erases what tenants have, wherever it is.
+// [Migrator] brings the schemas of many tenants up to date. [AdminTx] reads across
+// tenants, on record. [Audit] reads the catalog for every way around isolation.
 package tenancy

@@ -180,7 +180,8 @@ func TestEraseEverywhere(t *testing.T) {
 }
 
 // TestEraseSeesAll: an erasure that can't see every row must not say that none is
-// left. Mutations seen: the check of the policies left out of tables, for each.
+// left. Mutations seen: the checks for hidden rows and for the policies left out of
+// tables.
 func TestEraseSeesAll(t *testing.T) {
 	t.Parallel()
 	for name, harm := range map[string]string{
