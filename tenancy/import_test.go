@@ -122,8 +122,7 @@ func rowsOf(dir fstest.MapFS) map[string]string {
 //
 // Mutations seen: values taken by a cast to text (the type's own notation is another),
 // NULL asked for by "is not null" (a row of NULLs is none), other habits not
-// overruled, no overriding system value, the
-// sequences left as they are.
+// overruled, no overriding system value, the sequences left as they are.
 func TestExportImport(t *testing.T) {
 	t.Parallel()
 	from := newEstate(t, typesFiles())
