@@ -1,6 +1,7 @@
 package meteringtest_test
 
 import (
+	"os"
 	"testing"
 
 	"github.com/mcpsaas/mcpsaas/metering/meteringtest"
@@ -10,7 +11,11 @@ func TestMemoryLimiter(t *testing.T) {
 	t.Parallel()
 	meteringtest.TestLimiter(t, func(*testing.T) meteringtest.LimiterFixture {
 		limiter, clock := meteringtest.NewLimiter()
-		return meteringtest.LimiterFixture{Limiter: limiter, Now: clock.Now, Advance: clock.Advance, Calls: 20_000}
+		calls := 20_000
+		if os.Getenv("SOAK") != "" {
+			calls = 500_000
+		}
+		return meteringtest.LimiterFixture{Limiter: limiter, Now: clock.Now, Advance: clock.Advance, Calls: calls}
 	})
 }
 

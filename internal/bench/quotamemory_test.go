@@ -1,0 +1,110 @@
+package bench
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+	"github.com/stretchr/testify/require"
+
+	"github.com/mcpsaas/mcpsaas/internal/devtest"
+	"github.com/mcpsaas/mcpsaas/metering"
+	"github.com/mcpsaas/mcpsaas/metering/redisquota"
+	"github.com/mcpsaas/mcpsaas/tenancy/tenant"
+)
+
+// fillLua puts members into a sorted set as zsetLua does, all at one time.
+var fillLua = redis.NewScript(`
+for i = ARGV[2], ARGV[3] do redis.call('ZADD', KEYS[1], ARGV[1], ARGV[4] .. ':' .. i) end
+return 1`)
+
+// BenchmarkQuotaState compares what a used-up limit takes of Redis' memory, and
+// for how long the first call holds Redis up after all units have expired: every
+// other tenant waits that long.
+func BenchmarkQuotaState(b *testing.B) {
+	for _, limit := range []int64{100, 1_000, 10_000, 100_000} {
+		b.Run(fmt.Sprint("limit ", limit), func(b *testing.B) {
+			var ours, zset int64
+			var oursBlock, zsetBlock time.Duration
+			for b.Loop() {
+				client, err := redisquota.NewClient(devtest.Redis(b).URL)
+				require.NoError(b, err)
+				defer client.Close()
+				require.NoError(b, client.ConfigSet(b.Context(), "slowlog-log-slower-than", "0").Err())
+				m, t := oursState(b, client, limit)
+				ours, oursBlock = max(ours, m), max(oursBlock, t)
+				m, t = zsetState(b, client, limit)
+				zset, zsetBlock = max(zset, m), max(zsetBlock, t)
+			}
+			b.ReportMetric(0, "ns/op")
+			b.ReportMetric(float64(ours), "redisquota-bytes")
+			b.ReportMetric(float64(zset), "zset-bytes")
+			b.ReportMetric(float64(oursBlock.Microseconds()), "redisquota-block-us")
+			b.ReportMetric(float64(zsetBlock.Microseconds()), "zset-block-us")
+		})
+	}
+}
+
+// oursState uses up a limit in steps all over a window, twice, so that entries
+// expire, and lets all but the last expire at once.
+func oursState(b *testing.B, client *redis.Client, limit int64) (bytes int64, block time.Duration) {
+	const window = 1200 * time.Millisecond
+	limiter, err := redisquota.New(client, nil)
+	require.NoError(b, err)
+	r := metering.Request{Tenant: tenant.NewID(), Units: limit / 100, Bounds: []metering.Bound{{Limit: metering.Per(window, limit)}}}
+	take := func() {
+		_, err := limiter.Take(b.Context(), r)
+		require.NoError(b, err)
+	}
+	key := func() string {
+		keys, err := client.Keys(b.Context(), "mcpsaas:*").Result()
+		require.NoError(b, err)
+		require.Len(b, keys, 1)
+		return keys[0]
+	}
+	tick := time.NewTicker(window / 100)
+	defer tick.Stop()
+	for range 180 {
+		take()
+		size, err := client.MemoryUsage(b.Context(), key()).Result()
+		require.NoError(b, err)
+		bytes = max(bytes, size)
+		<-tick.C
+	}
+	for range 66 { // nothing is asked until most of the entries have expired, and the last has not
+		<-tick.C
+	}
+	r.Units = 1
+	require.NoError(b, client.Do(b.Context(), "slowlog", "reset").Err())
+	take()
+	return bytes, slowest(b, client)
+}
+
+// zsetState fills a sorted set with members that expired long ago.
+func zsetState(b *testing.B, client *redis.Client, limit int64) (bytes int64, block time.Duration) {
+	const key, event = "zset", "019aa1b2-c3d4-7e5f-8a9b-0c1d2e3f4a5b"
+	past := strconv.FormatInt(time.Now().Add(-2*time.Hour).UnixMicro(), 10)
+	for from := int64(1); from <= limit; from += 1_000 {
+		require.NoError(b, fillLua.Run(b.Context(), client, []string{key}, past, from, min(limit, from+999), event).Err())
+	}
+	bytes, err := client.MemoryUsage(b.Context(), key, 0).Result()
+	require.NoError(b, err)
+	require.NoError(b, client.Do(b.Context(), "slowlog", "reset").Err())
+	require.NoError(b, zsetLua.Run(b.Context(), client, []string{key}, 3600, limit, 1, "next").Err())
+	return bytes, slowest(b, client)
+}
+
+func slowest(b *testing.B, client *redis.Client) (most time.Duration) {
+	logs, err := client.SlowLogGet(context.WithoutCancel(b.Context()), 100).Result()
+	require.NoError(b, err)
+	for _, l := range logs {
+		if name := strings.ToLower(l.Args[0]); name == "eval" || name == "evalsha" {
+			most = max(most, l.Duration)
+		}
+	}
+	return most
+}
