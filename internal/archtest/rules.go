@@ -46,7 +46,7 @@ var thirdParty = map[string]access{
 	"internal/pgmove":       {api: []string{pgx}},
 	"internal/pgredact":     {inner: []string{pgx}},
 	"internal/devstack":     {inner: []string{pgx, miniredis}},
-	"internal/devtest":      {api: []string{pgx}},
+	"internal/devtest":      {api: []string{pgx}, inner: []string{redis}},
 	"examples/quickstart":   {inner: []string{sdk}},
 	"examples/server":       {inner: []string{pgx, sdk, redis, prometheus}},
 }
