@@ -118,9 +118,9 @@ const (
 
 const probeTTL = time.Minute // of the canary's key
 
-// Standard returns the steps for tenants on shared tables. The tenant's row is
-// there before the first of them: the store writes it when the tenant is asked
-// for.
+// Standard returns the steps for tenants wherever their rows are to live: that is
+// the Isolation's business. The tenant's row is there before the first of them:
+// the store writes it when the tenant is asked for.
 func Standard(parts Parts) (Steps, error) {
 	p := &parts
 	var errs []error

@@ -194,7 +194,7 @@ func (a *app) demoKey(ctx context.Context, id tenant.ID) (string, error) {
 func (d *demo) print(w io.Writer) {
 	fmt.Fprintf(w, "\nDemo tenants:\n")
 	for _, t := range d.Tenants {
-		fmt.Fprintf(w, "  %-10s  %s  %s\n", t.Plan, t.ID, t.APIKey)
+		fmt.Fprintf(w, "  %-10s  %s  %s  %s\n", t.Plan, t.ID, t.APIKey, tierOf(t.Placement))
 	}
 	key := d.Tenants[0].APIKey
 	fmt.Fprintf(w, `

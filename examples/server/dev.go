@@ -59,6 +59,7 @@ func fillIn(ctx context.Context, c *config, logger *slog.Logger) (_ *devParts, e
 		d.say("PostgreSQL: of this run's own, gone when it ends; DATABASE_URL takes yours")
 		if c.databases.kind == "" {
 			c.databases.kind = sameServer
+			d.say("Databases of tenants' own: made beside it; TENANT_DATABASES=same-server for commands")
 		}
 	}
 	if c.redisURL == "" {

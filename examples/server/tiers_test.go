@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/json"
+	"io"
 	"net/http"
 	"net/url"
 	"os"
@@ -33,7 +34,16 @@ func TestEnterpriseSignUp(t *testing.T) {
 	require.Equal(t, 1, w.number(t, databases, databaseRef(c.tenant)))
 	require.Zero(t, w.number(t, `select count(*) from products where tenant_id = $1`, c.tenant), "nothing of it is in the shared tables")
 
-	_, err := w.command("tenant", "delete", c.tenant.String(), "-now")
+	text, err := w.command("audit", "-severity", "note")
+	require.NoError(t, err, text)
+	w.in(t, c.tenant, `alter table products no force row level security`)
+	text, err = w.command("audit", "-severity", "error")
+	require.Error(t, err)
+	require.Contains(t, text, c.tenant.String()+": public.products")
+
+	w.in(t, c.tenant, `alter table products force row level security`)
+
+	_, err = w.command("tenant", "delete", c.tenant.String(), "-now")
 	require.NoError(t, err)
 	eventually(t, "it is gone", func() bool { return w.state(t, c.tenant).Status == tenant.Deleted })
 	require.Zero(t, w.number(t, databases, databaseRef(c.tenant)), "its database went with it")
@@ -104,6 +114,52 @@ func TestDatabaseAway(t *testing.T) {
 	_, err := w.command("tenant", "retry", began.Tenant.String())
 	require.NoError(t, err)
 	eventually(t, "it is served", func() bool { return w.state(t, began.Tenant).Status == tenant.Active })
+
+	// An outage of one database is that tenant's alone, and is seen.
+	own, other := r.tenant(tenant.Enterprise), r.tenant(tenant.Pro)
+	works := func(d demoTenant) bool {
+		a, err := post(t.Context(), r.MCPURL, d.APIKey, "", "1", "search_products", map[string]any{})
+		require.NoError(t, err)
+		return a.status == http.StatusOK && !a.isErr
+	}
+	canary := func() string {
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, r.HealthURL, nil)
+		require.NoError(t, err)
+		req.Header.Set("Authorization", "Bearer "+own.APIKey)
+		res, err := http.DefaultClient.Do(req)
+		require.NoError(t, err)
+		defer res.Body.Close()
+		var body struct{ Checks map[string]string }
+		require.NoError(t, json.NewDecoder(res.Body).Decode(&body))
+		return body.Checks["rls_canary"]
+	}
+	require.Equal(t, "ok", canary())
+	name := "away_" + strings.ReplaceAll(own.ID.String(), "-", "_")
+	super := w.superPool(t)
+	_, err = super.Exec(t.Context(), `alter database `+name+` allow_connections false`)
+	require.NoError(t, err)
+	_, err = super.Exec(t.Context(), `select pg_terminate_backend(pid, 5000) from pg_stat_activity where datname = $1`, name)
+	require.NoError(t, err)
+	require.False(t, works(own))
+	require.True(t, works(other))
+	eventually(t, "its canary is red", func() bool { return canary() != "ok" })
+	eventually(t, "the watch is red", func() bool {
+		return strings.Contains(adminGet(t, r, "/metrics"), `mcp_health_status{check="tenant_databases"} 0`)
+	})
+	_, err = super.Exec(t.Context(), `alter database `+name+` allow_connections true`)
+	require.NoError(t, err)
+	eventually(t, "it works again", func() bool { return works(own) && canary() == "ok" })
+	require.Contains(t, adminGet(t, r, "/metrics"), `mcp_db_connections{pool="tenants",state="max"} 50`)
+}
+
+func adminGet(t *testing.T, r *running, path string) string {
+	t.Helper()
+	res, err := http.Get(r.AdminURL + path)
+	require.NoError(t, err)
+	defer res.Body.Close()
+	text, err := io.ReadAll(res.Body)
+	require.NoError(t, err)
+	return string(text)
 }
 
 // TestExportEraseImport takes a tenant's catalogue out, erases it and brings it
@@ -166,6 +222,18 @@ func (w *world) mount(t *testing.T, dir, ref, name string) {
 		require.NoError(t, os.MkdirAll(filepath.Join(dir, role), 0o700))
 		require.NoError(t, os.WriteFile(filepath.Join(dir, role, ref), []byte(withDatabase(base, name)+"\n"), 0o600))
 	}
+}
+
+// in runs a statement as the superuser in a tenant's own database.
+func (w *world) in(t *testing.T, id tenant.ID, sql string) {
+	t.Helper()
+	name, err := databaseName(w.env["DATABASE_URL"], databaseRef(id))
+	require.NoError(t, err)
+	conn, err := pgx.Connect(t.Context(), withDatabase(w.super, name))
+	require.NoError(t, err)
+	defer conn.Close(t.Context())
+	_, err = conn.Exec(t.Context(), sql)
+	require.NoError(t, err)
 }
 
 // number runs a query for one number as the superuser.
