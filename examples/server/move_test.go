@@ -94,6 +94,9 @@ func (w *world) placement(t *testing.T, id tenant.ID) (at string, epoch int64) {
 // TestMove moves a tenant that goes on working from each tier into each other.
 // No call fails, no write is lost, no neighbour notices, and Stripe is told of every
 // unit.
+//
+// Mutation that it saw: a call that looks but once for rows that are nowhere, as
+// they are in the switch between two databases.
 func TestMove(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
@@ -137,6 +140,8 @@ func TestMove(t *testing.T) {
 
 // TestMoveKilled kills the command that moves a tenant with -9, again and again
 // and ever later, and then lets one through.
+//
+// Mutation that it saw: a move that doesn't take up what another process began.
 func TestMoveKilled(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)

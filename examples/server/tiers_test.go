@@ -164,6 +164,9 @@ func adminGet(t *testing.T, r *running, path string) string {
 
 // TestExportEraseImport takes a tenant's catalogue out, erases it and brings it
 // back, in each tier.
+//
+// Mutation that it saw: dropping a database without waiting until the servers'
+// connections to it are gone.
 func TestExportEraseImport(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
