@@ -64,6 +64,7 @@ type crew struct {
 	writers []*writer
 	pace    time.Duration // between two writes of a writer; zero: full speed
 	acked   atomic.Int64
+	lost    atomic.Int64 // calls that found the tenant nowhere: after a kill alone
 	stop    context.CancelFunc
 	done    sync.WaitGroup
 }
@@ -175,7 +176,11 @@ func (w *writer) write(ctx context.Context) error {
 		}
 		pg, _ := errors.AsType[*pgconn.PgError](err)
 		// These say for sure that nothing was done.
-		if errors.Is(err, tenancy.ErrMoved) || pg != nil && slices.Contains([]string{"40001", "40P01"}, pg.Code) {
+		if errors.Is(err, tenancy.ErrMoved) {
+			w.lost.Add(1)
+			continue
+		}
+		if pg != nil && slices.Contains([]string{"40001", "40P01"}, pg.Code) {
 			continue
 		}
 		return err

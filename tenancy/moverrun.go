@@ -368,12 +368,9 @@ func (r *moving) switchOnce(ctx context.Context) error {
 			return err
 		}
 	}
-	since, err := r.engine.Close(ctx, r.opts.MaxPause)
-	if err != nil {
-		return err
-	}
-	err = pgx.BeginFunc(ctx, r.data.control, func(tx pgx.Tx) error { return r.flip(ctx, tx) })
-	waited := time.Since(since)
+	waited, err := r.engine.SwitchAcross(ctx, r.opts.MaxPause, func(ctx context.Context) error {
+		return pgx.BeginFunc(ctx, r.data.control, func(tx pgx.Tx) error { return r.flip(ctx, tx) })
+	})
 	r.row.Pause = &waited
 	return err
 }

@@ -79,43 +79,60 @@ func (m *Move) last(ctx context.Context, from, to *tx) error {
 	return constraints(ctx, to, "immediate")
 }
 
-// Close shuts the tenant out of the source, carries over what is left, and
-// lets it into the target, between two databases. Nothing leads to the target
-// until the caller has changed the placement. It returns when writers began
-// to wait.
+// SwitchAcross makes the target the tenant's home, between two databases: it
+// shuts the tenant out of the source, carries over what is left, lets it into
+// the target, and calls flip, which changes the placement. It returns how long
+// writers waited: whoever comes meanwhile waits for the lock, which is held until
+// the placement leads to the target, and so learns where the tenant went.
 //
-// It may be called again after a crash. If it fails, the source is open again,
-// unless that fails too.
-func (m *Move) Close(ctx context.Context, most time.Duration) (since time.Time, err error) {
-	since = time.Now()
+// It may be called again after a crash. If it fails before flip, the source is
+// open again, unless that fails too.
+func (m *Move) SwitchAcross(ctx context.Context, most time.Duration, flip func(ctx context.Context) error) (time.Duration, error) {
+	start := time.Now()
 	bounded, cancel := context.WithTimeoutCause(ctx, most, ErrPause)
 	defer cancel()
-	err = m.within(bounded, m.From, pgx.ReadCommitted, func(tx *tx) error {
-		if err := m.exclude(bounded, tx); err != nil {
+	flipped := false
+	err := m.within(bounded, m.From, pgx.ReadCommitted, func(lock *tx) error {
+		if err := m.exclude(bounded, lock); err != nil {
 			return err
 		}
-		return m.putFence(bounded, tx, m.From, m.Epoch, false)
+		if err := m.across(bounded); err != nil {
+			detached, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
+			defer cancel()
+			return errors.Join(late(bounded, err), m.Reopen(detached))
+		}
+		// What comes of it may not be known if it fails: nothing is undone.
+		err := flip(ctx)
+		flipped = err == nil
+		return err
 	})
-	if err != nil {
-		return since, late(bounded, err)
+	if flipped {
+		return time.Since(start), nil // all that could fail since is the end of the lock
 	}
-	m.step("source closed")
-	err = m.both(bounded, pgx.RepeatableRead, func(from, to *tx) error { return m.last(bounded, from, to) })
-	if err == nil {
-		m.step("target filled")
-		err = m.within(bounded, m.To, pgx.ReadCommitted, func(tx *tx) error { return m.putFence(bounded, tx, m.To, m.Epoch+1, true) })
-	}
-	if err != nil {
-		err = late(bounded, err)
-		detached, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
-		defer cancel()
-		return since, errors.Join(err, m.Reopen(detached))
-	}
-	m.step("target opened")
-	return since, nil
+	return time.Since(start), late(bounded, err)
 }
 
-// Reopen undoes Close, as long as the placement wasn't changed: the target is
+// across does everything of SwitchAcross but the last, each step committed
+// before the next: after a crash the tenant is in one place or in none.
+func (m *Move) across(ctx context.Context) error {
+	err := m.within(ctx, m.From, pgx.ReadCommitted, func(tx *tx) error { return m.putFence(ctx, tx, m.From, m.Epoch, false) })
+	if err != nil {
+		return err
+	}
+	m.step("source closed")
+	if err := m.both(ctx, pgx.RepeatableRead, func(from, to *tx) error { return m.last(ctx, from, to) }); err != nil {
+		return err
+	}
+	m.step("target filled")
+	err = m.within(ctx, m.To, pgx.ReadCommitted, func(tx *tx) error { return m.putFence(ctx, tx, m.To, m.Epoch+1, true) })
+	if err != nil {
+		return err
+	}
+	m.step("target opened")
+	return nil
+}
+
+// Reopen undoes SwitchAcross, as long as the placement wasn't changed: the target is
 // shut first.
 func (m *Move) Reopen(ctx context.Context) error {
 	if !m.Same {
