@@ -45,8 +45,7 @@ var crewNames = []string{"items", "notes", "events", "tenant_config", "tenant_ma
 
 // TestMoveUnderWriters moves a tenant each way while eight writers write, half of
 // them in repeatable read, and looks at every row afterwards; another tenant's are
-// as before. Mutation: letting go of the lock before the placement is changed, between
-// databases, makes calls fail.
+// as before.
 func TestMoveUnderWriters(t *testing.T) {
 	t.Parallel()
 	c := newCrew(t, 8, nil)

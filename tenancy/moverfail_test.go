@@ -10,6 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/mcpsaas/mcpsaas/internal/devstack"
+	"github.com/mcpsaas/mcpsaas/internal/devtest"
 	"github.com/mcpsaas/mcpsaas/tenancy"
 	"github.com/mcpsaas/mcpsaas/tenancy/tenant"
 )
@@ -260,4 +261,30 @@ func TestMoveOldCopy(t *testing.T) {
 	_, err = never.Move(t.Context(), id, awayPlace)
 	require.NoError(t, err)
 	require.Zero(t, e.rows(t, id, sharedPlace))
+}
+
+// TestMoveKeepsCallsWaiting calls while the tenant is in neither of two
+// databases: the call waits and is served by the new one. Mutation: with the lock
+// let go when the source is closed, the call fails.
+func TestMoveKeepsCallsWaiting(t *testing.T) {
+	t.Parallel()
+	c := newCrew(t, 0, nil)
+	c.away("away", devtest.DB(t, devtest.Template{Name: "empty"}))
+	m := c.mover(t, &tenancy.MoverOptions{MaxPause: time.Minute})
+	called := make(chan error, 1)
+	atStep(m, "target filled", func() {
+		go func() {
+			_, err := c.db.Exec(as(t.Context(), c.id), `insert into events (owner, n) values (1, 1)`)
+			called <- err
+		}()
+		require.Eventually(t, func() bool {
+			return len(called) > 0 ||
+				super[bool](t, c.home, `select exists (select from pg_locks where locktype = 'advisory' and not granted and database = (select oid from pg_database where datname = current_database()))`)
+		}, 30*time.Second, time.Millisecond)
+	})
+	_, err := m.Move(t.Context(), c.id, awayPlace)
+	require.NoError(t, err)
+	require.NoError(t, <-called)
+	db, _ := c.estate.at(c.id)
+	require.EqualValues(t, 1, super[int64](t, db, `select count(*) from events`))
 }
