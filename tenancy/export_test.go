@@ -1,6 +1,10 @@
 package tenancy
 
-import "github.com/mcpsaas/mcpsaas/tenancy/tenant"
+import (
+	"time"
+
+	"github.com/mcpsaas/mcpsaas/tenancy/tenant"
+)
 
 // What later doors are made of, for the tests of what it is made of itself.
 var (
@@ -27,3 +31,6 @@ func (c *CachedResolver) Known() int {
 
 // SetStep has the mover tell at each point at which it may die.
 func (m *Mover) SetStep(step func(string)) { m.step = step }
+
+// UsePatience says how long a call looks for rows that are nowhere.
+func (db *DB) UsePatience(d time.Duration) { db.patience = d }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -74,6 +75,7 @@ type DB struct {
 	described descriptions
 	queue     queueGauge
 	starved   queueGauge
+	patience  time.Duration // with rows that are nowhere
 }
 
 // Open connects as the application's role, usually [AppRole]. It refuses a role
@@ -111,7 +113,7 @@ func Open(ctx context.Context, url string, opts *Options) (*DB, error) {
 		config.MaxConns = opts.MaxConns
 		config.MinConns = min(config.MinConns, opts.MaxConns)
 	}
-	db := &DB{directory: opts.Directory, limits: opts.Limits, signer: opts.Signer, log: opts.Logger, mode: config.ConnConfig.DefaultQueryExecMode}
+	db := &DB{patience: movePatience, directory: opts.Directory, limits: opts.Limits, signer: opts.Signer, log: opts.Logger, mode: config.ConnConfig.DefaultQueryExecMode}
 	db.described.kept.bound = keptDescriptions
 	if db.log == nil {
 		db.log = slog.New(slog.DiscardHandler)

@@ -153,7 +153,7 @@ func (db *DB) instead(ctx context.Context, r route, err error) (route, error) {
 		return r, nil
 	case !errors.Is(err, errElsewhere):
 		return route{}, err
-	case db.directory == nil || !r.lost.IsZero() && time.Since(r.lost) > movePatience:
+	case db.directory == nil || !r.lost.IsZero() && time.Since(r.lost) > db.patience:
 		return route{}, ErrMoved
 	}
 	if err := db.directory.Sync(ctx); err != nil {

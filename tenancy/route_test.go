@@ -259,6 +259,7 @@ func TestCallDuringMove(t *testing.T) {
 	t.Parallel()
 	b := newTiers(t)
 	db := b.dial(t, &tenancy.Options{MaxConns: 1})
+	db.UsePatience(20 * time.Millisecond)
 	b.each(t, func(t *testing.T, ctx context.Context, tier tenancy.Tier) {
 		id, _ := tenant.FromContext(ctx)
 		b.at(t, tier, `insert into mcpsaas.fence values ($1, 1, false, null)`, id.ID)
