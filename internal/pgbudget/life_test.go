@@ -130,8 +130,8 @@ func TestManyInUse(t *testing.T) {
 // connections, and give some of them back in a bad state: there is no failed
 // call, and the server never has more connections than that.
 //
-// Mutation that it saw: a slot that is freed before the server has closed the
-// connection.
+// Mutations that it saw: no look at the budget; a slot that is freed before its
+// connection is closed, though not in every run.
 func TestBudgetHolds(t *testing.T) {
 	t.Parallel()
 	const budget, callers, calls = 8, 48, 25
