@@ -136,9 +136,11 @@ func TestTurns(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t, 3, pgbudget.Options{MaxConns: 2})
 	f.pid(t, "a") // so that more than one may be opened at once
+	f.pid(t, "b") // so that it stands in the queue at once
 	first, second := f.take(t, "c"), f.take(t, "c")
 	served := make(chan string, 3)
-	end := make(chan struct{})
+	ctx, end := context.WithCancel(t.Context()) // also in a test that failed
+	defer end()
 	var callers sync.WaitGroup
 	for i, key := range []string{"a", "a", "b"} {
 		callers.Go(func() {
@@ -148,7 +150,7 @@ func TestTurns(t *testing.T) {
 				return
 			}
 			served <- key
-			<-end
+			<-ctx.Done()
 			c.Release()
 		})
 		f.waiting(t, i+1)
@@ -157,7 +159,7 @@ func TestTurns(t *testing.T) {
 	require.Equal(t, "a", <-served)
 	second.Release()
 	require.Equal(t, "b", <-served)
-	close(end)
+	end()
 	callers.Wait()
 }
 
