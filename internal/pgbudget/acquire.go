@@ -73,6 +73,7 @@ func (b *Budget) alive(ctx context.Context, c *conn) bool {
 	if c.conn.Ping(ctx) == nil {
 		return true
 	}
+	c.dead = true
 	_ = c.conn.Close(ctx)
 	return false
 }

@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/stretchr/testify/require"
 
 	"github.com/mcpsaas/mcpsaas/internal/devtest"
@@ -59,9 +60,20 @@ func TestClosesTheUnfit(t *testing.T) {
 		},
 		"cancelled": func(t *testing.T, c *pgbudget.Conn) {
 			ctx, cancel := context.WithCancel(t.Context())
-			time.AfterFunc(time.Millisecond, cancel)
-			_, err := c.Conn().Exec(ctx, `select pg_sleep(60)`)
-			require.Error(t, err)
+			elsewhere := c.Conn().Config()
+			elsewhere.Database = "postgres"
+			watcher, err := pgx.ConnectConfig(t.Context(), elsewhere)
+			require.NoError(t, err)
+			go func() { // a statement that hasn't begun can't be cancelled
+				defer watcher.Close(context.Background())
+				for begun := false; !begun && err == nil; {
+					err = watcher.QueryRow(context.Background(),
+						`select exists (select from pg_stat_activity where pid = $1 and wait_event = 'PgSleep')`, c.Conn().PgConn().PID()).Scan(&begun)
+				}
+				cancel()
+			}()
+			_, execErr := c.Conn().Exec(ctx, `select pg_sleep(60)`)
+			require.Error(t, execErr)
 		},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -15,6 +15,10 @@ const (
 	// closeTimeout bounds the good-bye to a server.
 	closeTimeout = time.Second
 
+	// cancelTimeout bounds it for a connection whose statement was cancelled: as
+	// long as the driver waits for the server to notice.
+	cancelTimeout = 15 * time.Second
+
 	// rest is how long an attempt's error is everybody's.
 	rest = 250 * time.Millisecond
 
@@ -82,7 +86,7 @@ func (b *Budget) open(p *pool, victim *conn) {
 	b.update(p)
 	b.work.Go(func() {
 		if victim != nil {
-			hangUp(victim.conn)
+			victim.hangUp()
 			b.mu.Lock()
 			victim.pool.conns--
 			b.update(victim.pool)
@@ -204,7 +208,7 @@ func (b *Budget) dial(ctx context.Context, p *pool, config *pgx.ConnConfig) (*co
 		err = b.opts.Verify(ctx, p.key, pc)
 	}
 	if err != nil {
-		hangUp(pc)
+		(&conn{conn: pc}).hangUp()
 		return nil, err
 	}
 	now := b.opts.Now()
@@ -219,7 +223,7 @@ func (b *Budget) dial(ctx context.Context, p *pool, config *pgx.ConnConfig) (*co
 // its slot.
 func (b *Budget) discard(c *conn) {
 	b.work.Go(func() {
-		hangUp(c.conn)
+		c.hangUp()
 		b.mu.Lock()
 		defer b.mu.Unlock()
 		b.slots--
@@ -232,11 +236,14 @@ func (b *Budget) discard(c *conn) {
 
 // hangUp closes a connection and waits until the server has done so as well:
 // the driver doesn't, and the server would have one more for a moment.
-func hangUp(c *pgx.Conn) {
-	ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
+func (c *conn) hangUp() {
+	pg, patience := c.conn.PgConn(), closeTimeout
+	if c.conn.IsClosed() && !c.dead {
+		patience = cancelTimeout
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
-	pg := c.PgConn()
-	if c.IsClosed() { // after an error; it may still be saying good-bye
+	if c.conn.IsClosed() { // after an error; the driver may still be saying good-bye
 		select {
 		case <-pg.CleanupDone():
 		case <-ctx.Done():
@@ -253,5 +260,5 @@ func hangUp(c *pgx.Conn) {
 			_, _ = io.Copy(io.Discard, socket) // until the server has closed it
 		}
 	}
-	_ = c.Close(ctx)
+	_ = c.conn.Close(ctx)
 }

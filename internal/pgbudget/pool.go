@@ -38,6 +38,7 @@ type conn struct {
 	opened     time.Time
 	expires    time.Time
 	idleSince  time.Time
+	dead       bool  // it gave no answer
 	prev, next *conn // in the budget's list of idle connections
 }
 
