@@ -185,14 +185,15 @@ func TestKilledWhileDraining(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	s, store := open(t, dir, nil), &meteringtest.Store{}
-	stop := run(t, s, store)
 	events := record(t, s, 100)
-	flush(t, s)
-	// What a killed process leaves is the file as it is now.
+	// What a process that is killed after the store has them leaves is the file
+	// as it is now. Later it may be another one.
 	left := files(t, dir)
 	require.Len(t, left, 1)
 	content, err := os.ReadFile(left[0])
 	require.NoError(t, err)
+	stop := run(t, s, store)
+	flush(t, s)
 	stop()
 	require.NoError(t, s.Close())
 	require.Empty(t, files(t, dir))
