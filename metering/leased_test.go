@@ -73,7 +73,8 @@ func TestLeasedRefusals(t *testing.T) {
 }
 
 // A block serves its own plan and period only, until it is over; what is left of
-// it is returned. Mutation seen here: a block that is not returned.
+// it is returned. Mutations seen here: a block that is not returned, and
+// one that has no end.
 func TestLeasedBlocks(t *testing.T) {
 	t.Parallel()
 	limiter, clock := newBreakable()

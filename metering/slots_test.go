@@ -59,7 +59,11 @@ func TestConcurrentLongCall(t *testing.T) {
 	ctx := tenant.NewContext(t.Context(), newTenant(tenant.Free))
 	long := metering.WithMetering(meter, "long", func(context.Context, *mcp.CallToolRequest, noArgs) (*mcp.CallToolResult, answer, error) {
 		for range 5 { // a third of Hold each
-			<-renewed
+			select {
+			case <-renewed:
+			case <-time.After(10 * time.Second):
+				return nil, answer{}, errors.New("nobody renews")
+			}
 		}
 		_, err := invoke(ctx, metering.WithMetering(meter, "other", ok), "other", nil)
 		require.ErrorIs(t, err, metering.ErrQuotaExceeded)

@@ -154,6 +154,7 @@ func testExact(t *testing.T, f LimiterFixture) {
 	}
 }
 
+// Mutation seen here: units that are taken although a bound has refused.
 func testAllOrNone(t *testing.T, f LimiterFixture) {
 	r := request(5, metering.PerDay(1_000), metering.PerHour(12), metering.PerMonth(50))
 	r.Bounds[2].Start, r.Bounds[2].End = month(f.Now())
