@@ -10,7 +10,7 @@ run: ## Start the reference server with everything it needs
 
 test: ## Run all tests
 	@.ci/setup
-	go test ./...
+	go test -timeout 14m ./...
 
 check: ## Format, vet, staticcheck, govulncheck, rules of the house
 	@.ci/check
