@@ -262,6 +262,9 @@ func (r *moving) copy(ctx context.Context) error {
 	if _, err := r.engine.Copy(ctx, func(_ string, rows int64) { r.row.Rows += rows }); err != nil {
 		return err
 	}
+	if err := r.engine.Analyze(ctx); err != nil {
+		return err
+	}
 	return r.advance(ctx, MoveCopied)
 }
 
@@ -299,7 +302,7 @@ func (r *moving) follow(ctx context.Context) error {
 	const (
 		few   = 100
 		quick = 60 * time.Millisecond
-		slice = 50 * time.Millisecond // for how long the brake holds at a time
+		slice = 30 * time.Millisecond // for how long the brake holds at a time
 		most  = 20
 	)
 	release := 2 * slice

@@ -45,7 +45,8 @@ type constraint struct {
 	Definition string   `json:"definition"`
 	Deferrable bool     `json:"deferrable"`
 	Columns    []string `json:"columns"`
-	Target     uint32   `json:"target"` // of a foreign key
+	Indexed    bool     `json:"indexed"` // the columns of a foreign key
+	Target     uint32   `json:"target"`  // of a foreign key
 	TargetName string   `json:"target_name"`
 	References []string `json:"references"`
 }

@@ -51,6 +51,9 @@ select coalesce(json_agg(json_build_object(
 			'name', k.conname, 'type', k.contype, 'definition', pg_get_constraintdef(k.oid), 'deferrable', k.condeferrable,
 			'columns', (select coalesce(json_agg(a.attname order by u.n), '[]') from unnest(k.conkey) with ordinality u (attnum, n)
 				join pg_attribute a on a.attrelid = k.conrelid and a.attnum = u.attnum),
+			'indexed', exists (select from pg_index i where i.indrelid = c.oid and i.indisvalid and i.indpred is null
+				and (i.indkey::int2[])[0:cardinality(k.conkey) - 1] @> array(select a.attnum from pg_attribute a
+					where a.attrelid = c.oid and a.attnum = any (k.conkey) and a.attname <> 'tenant_id')),
 			'target', k.confrelid::bigint,
 			'target_name', (select quote_ident(fn.nspname) || '.' || quote_ident(fc.relname)
 				from pg_class fc join pg_namespace fn on fn.oid = fc.relnamespace where fc.oid = k.confrelid),

@@ -35,17 +35,26 @@ func (m *Move) Copy(ctx context.Context, copied Copied) (rows int64, err error) 
 			}
 			m.step("copied " + t.name)
 		}
-		if m.To.Own {
-			// Nobody has analyzed it, and the first statements come soon.
-			for _, t := range m.tables {
-				if _, err := to.Exec(ctx, "analyze "+m.To.table(t.name)); err != nil {
-					return err
-				}
-			}
-		}
 		return constraints(ctx, to, "immediate")
 	})
 	return rows, err
+}
+
+// Analyze has the planner know both places: nobody else has looked at what was
+// copied, and what comes next are small joins with large tables.
+func (m *Move) Analyze(ctx context.Context) error {
+	for _, p := range []*Place{m.From, m.To} {
+		for _, t := range m.tables {
+			err := m.within(ctx, p, pgx.ReadCommitted, func(tx *tx) error {
+				_, err := tx.Exec(ctx, "analyze "+p.table(t.name))
+				return err
+			})
+			if err != nil {
+				return about(t.name, err)
+			}
+		}
+	}
+	return nil
 }
 
 func (m *Move) copyTable(ctx context.Context, from, to *tx, t *table) (int64, error) {

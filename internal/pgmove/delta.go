@@ -159,8 +159,15 @@ insert into %s select distinct %s from taken`, literal(d.Tenant), literal(p.name
 
 // current selects what the source has of the keys now.
 func (d *delta) current(p *part, keys string) string {
-	return fmt.Sprintf("select %s from %s t join %s k on %s where %s", d.columns(p.table),
-		d.From.table(p.name), keys, p.same("t", "k"), d.mine(p.source, "t"))
+	return fmt.Sprintf("select %s from %s", d.columns(p.table), d.byKey(d.From, p.table, p.source, keys))
+}
+
+// byKey are the rows of keys, as t, for a query. It leaves the planner no choice
+// but to look each one up: it may know nothing of the table yet, and would read
+// all of it.
+func (m *Move) byKey(p *Place, t *table, r *relation, keys string) string {
+	return fmt.Sprintf("%s k cross join lateral (select t.* from %s t where %s and %s offset 0) t",
+		keys, p.table(t.name), t.same("t", "k"), m.mine(r, "t"))
 }
 
 // apply makes the target what the source is.

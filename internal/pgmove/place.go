@@ -39,7 +39,9 @@ var ErrLost = errors.New("another process has taken the move over")
 
 // settingsSQL makes a transaction the owner's, and the text of values the same
 // wherever it runs. It says to the triggers of the application's own that a
-// row is only carried over.
+// row is only carried over. A delta is a few rows of large tables that were read
+// a moment ago: to compile a plan, or to read a table for them, takes longer than
+// all the rest.
 const settingsSQL = `
 select set_config('role', 'none', true),
 	set_config('` + Moving + `', 'on', true),
@@ -48,7 +50,9 @@ select set_config('role', 'none', true),
 	set_config('datestyle', 'ISO, MDY', true), set_config('intervalstyle', 'postgres', true),
 	set_config('timezone', 'UTC', true), set_config('extra_float_digits', '1', true),
 	set_config('bytea_output', 'hex', true), set_config('xmloption', 'content', true),
-	set_config('lc_monetary', 'C', true), set_config('row_security', 'on', true)`
+	set_config('lc_monetary', 'C', true), set_config('row_security', 'on', true),
+	set_config('jit', 'off', true), set_config('random_page_cost', '1.1', true),
+	set_config('enable_mergejoin', 'off', true)`
 
 // Moving is the configuration parameter that is "on" in the transactions which
 // write to the target.

@@ -57,6 +57,7 @@ type child struct {
 	table      *table
 	columns    []string
 	references []string
+	indexed    bool // its columns
 }
 
 // Problem is a reason why a tenant can't be moved.
@@ -321,7 +322,7 @@ func (c *comparison) order() {
 				continue
 			}
 			parent := c.tables[i]
-			parent.children = append(parent.children, child{t, k.Columns, k.References})
+			parent.children = append(parent.children, child{t, k.Columns, k.References, k.Indexed})
 			if parent != t {
 				soft[t] = append(soft[t], parent)
 				if !k.Deferrable {

@@ -88,8 +88,8 @@ func (d *delta) makeRoom(s *script, p *part) {
 		}
 		changed = " or " + row("r") + " <> " + row("t")
 	}
-	s.add(p.name, "insert into %s select %s from %s t join %s k on %s left join %s r on %s where %s and (r.%s is null%s)",
-		p.out, p.keyOf("t"), d.To.table(p.name), p.keys, p.same("t", "k"), p.rows, p.same("r", "k"), d.mine(p.target, "t"), quote(p.key[0]), changed)
+	s.add(p.name, "insert into %s select %s from %s left join %s r on %s where r.%s is null%s",
+		p.out, p.keyOf("t"), d.byKey(d.To, p.table, p.target, p.keys), p.rows, p.same("r", "t"), quote(p.key[0]), changed)
 }
 
 // spread adds the rows that refer to those that make room, until there are no
@@ -118,9 +118,13 @@ func (d *delta) spread(ctx context.Context) error {
 
 // spreadTo follows one foreign key.
 func (d *delta) spreadTo(s *script, parent, to *part, c child) {
+	look := "" // an index that there is is used, as in byKey
+	if c.indexed {
+		look = " offset 0"
+	}
 	refers := func(keys string) string {
-		return fmt.Sprintf("select %s from %s c join %s t on %s join %s k on %s where %s and %s", to.keyOf("c"),
-			d.To.table(to.name), d.To.table(parent.name), c.points("c", "t"), keys, parent.same("t", "k"), d.mine(to.target, "c"), d.mine(parent.target, "t"))
+		return fmt.Sprintf("select %s from %s cross join lateral (select c.* from %s c where %s and %s%s) c", to.keyOf("c"),
+			d.byKey(d.To, parent.table, parent.target, keys), d.To.table(to.name), c.points("c", "t"), d.mine(to.target, "c"), look)
 	}
 	with, query := "", "select distinct * from ("+refers(parent.out)+") f"
 	if parent == to { // a tree, followed to its leaves

@@ -80,14 +80,13 @@ func (d *delta) verify(ctx context.Context) error {
 	var from, to script
 	sums := make([]struct{ source, target sum }, len(d.parts))
 	for i, p := range d.parts {
-		among := fmt.Sprintf(" t join %s k on %s where ", p.keys, p.same("t", "k"))
 		there := &from
 		if d.Same {
 			there = &to
 		}
-		there.add(p.name, "%s", d.sumSQL(p.table)+d.From.table(p.name)+among+d.mine(p.source, "t"))
+		there.add(p.name, "%s", d.sumSQL(p.table)+d.byKey(d.From, p.table, p.source, p.keys))
 		there.then(sums[i].source.read)
-		to.add(p.name, "%s", d.sumSQL(p.table)+d.To.table(p.name)+among+d.mine(p.target, "t"))
+		to.add(p.name, "%s", d.sumSQL(p.table)+d.byKey(d.To, p.table, p.target, p.keys))
 		to.then(sums[i].target.read)
 		d.note(&to, p.table, func(name string) string {
 			return fmt.Sprintf("select max(t.%s) from %s t", quote(name), p.rows)
