@@ -69,6 +69,17 @@ func ExampleDB_Query() {
 	// Output: true
 }
 
+// A report that may be a moment old spares the primary.
+func ExampleDB_Reader() {
+	sold := func(ctx context.Context, db *tenancy.DB) (n int, err error) {
+		err = db.Reader().QueryRow(ctx, `select count(*) from orders`).Scan(&n)
+		return n, err
+	}
+	_, err := sold(context.Background(), nil)
+	fmt.Println(err)
+	// Output: tenant: no tenant in context
+}
+
 // Every schema is brought up to date, the canaries first. Run again after a
 // crash, it goes on where it stopped.
 func ExampleMigrator() {

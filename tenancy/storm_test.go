@@ -121,10 +121,9 @@ func (s storm) call(ctx context.Context) (seen []tenant.ID, err error) {
 	return seen, err
 }
 
-// Mutations seen by this test: without the check of the context at entry, with a
-// policy that forgets the tenant, and without the role in the schema tier there
-// are foreign rows, or none at all; with a context set for the session instead of
-// the transaction, a connection serves one call.
+// Mutations seen by this test: without the check of the context at entry, and
+// with a policy that forgets the tenant, there are foreign rows; with a context
+// set for the session instead of the transaction, a connection serves one call.
 func TestStorm(t *testing.T) {
 	t.Parallel()
 	b := newTiers(t)
