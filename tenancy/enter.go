@@ -128,7 +128,24 @@ func (s *session) leave(r route) statement {
 	if r.schema == "" {
 		return s.own(leaveSQL, []byte(r.id))
 	}
-	return s.own(leaveRoleSQL, []byte(r.id), []byte(r.schema))
+	st := s.own(leaveRoleSQL, []byte(r.id), []byte(r.schema))
+	st.description, _ = s.kept.get(described{r.database, r.schema, leaveRoleSQL})
+	return st
+}
+
+// keepLeave has the statement for a schema's transactions stay prepared where it
+// is hot: what was parsed with one schema on the search_path is parsed anew with
+// another.
+func (db *DB) keepLeave(ctx context.Context, conn *pgx.Conn, s *session, r route) error {
+	key := described{r.database, r.schema, leaveRoleSQL}
+	if r.schema == "" || !s.named || !s.hot(key) {
+		return nil
+	}
+	if _, ok := s.kept.get(key); ok {
+		return nil
+	}
+	st := []statement{{sql: leaveRoleSQL, keep: true}}
+	return db.describe(ctx, conn, s, r, false, st, []int{0})
 }
 
 // pathFor returns the search_path to set, empty for none: the tenant's own schema,

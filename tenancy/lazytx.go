@@ -155,6 +155,9 @@ func (t *lazyTx) first(ctx context.Context, requests []request) (x *exchange, lo
 		}
 	}()
 	fitted, err := t.db.fit(ctx, conn, s, t.route, false, requests)
+	if err == nil {
+		err = t.db.keepLeave(ctx, conn, s, t.route)
+	}
 	if err != nil {
 		return nil, false, err
 	}

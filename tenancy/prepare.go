@@ -54,6 +54,7 @@ type statement struct {
 	sql         string
 	description *pgconn.StatementDescription // nil: the server is to guess the types
 	cached      bool                         // the description is not of this moment
+	keep        bool                         // it is to stay prepared on the connection
 
 	values                   [][]byte
 	paramFormats, rowFormats []int16
@@ -108,11 +109,11 @@ func (d *descriptions) drop(key described) {
 // statements' own is returned as it is.
 //
 // On a direct connection to the shared tables a statement stays prepared by a
-// name. In a schema it doesn't, since each of a thousand schemas would have a
-// statement of its own on each connection; nor behind a pooler, which hands the
-// next transaction to another server process. There a statement is described
-// once, in a round trip of its own, and parsed each time with the types that it
-// was found to have, so that its arguments are encoded as everywhere else.
+// name. In a schema it does so only where it is hot; behind a pooler never, for
+// that hands the next transaction to another server process. Otherwise a statement
+// is described once, in a round trip of its own, and parsed each time with the
+// types that it was found to have, so that its arguments are encoded as everywhere
+// else.
 func (db *DB) fit(ctx context.Context, conn *pgx.Conn, s *session, r route, begun bool, requests []request) ([]statement, error) {
 	fitted := make([]statement, len(requests))
 	var unknown []int
@@ -135,21 +136,18 @@ func (db *DB) fit(ctx context.Context, conn *pgx.Conn, s *session, r route, begu
 		if mode == 0 {
 			mode = db.mode
 		}
+		key := described{r.database, r.schema, q.sql}
 		switch {
 		case mode == pgx.QueryExecModeExec:
-		case s.named && r.schema == "" && mode == pgx.QueryExecModeCacheStatement:
-			var err error
-			_, st.cached = s.kept.get(q.sql)
-			if st.description, err = s.keep(ctx, conn.PgConn(), q.sql); err != nil {
-				return nil, err
-			}
-		default:
-			if mode != pgx.QueryExecModeDescribeExec {
-				st.description, st.cached = db.described.get(described{r.database, r.schema, q.sql})
-			}
-			if st.description == nil {
-				unknown = append(unknown, i)
-			}
+			continue
+		case mode == pgx.QueryExecModeCacheStatement && s.named && s.hot(key):
+			st.keep = true
+			st.description, st.cached = s.kept.get(key)
+		case mode != pgx.QueryExecModeDescribeExec:
+			st.description, st.cached = db.described.get(key)
+		}
+		if st.description == nil {
+			unknown = append(unknown, i)
 		}
 	}
 	if len(unknown) > 0 {
@@ -187,9 +185,12 @@ func (s *statement) encode(conn *pgx.Conn, q *request) error {
 }
 
 // describe asks the server for the types of some of the statements, as the
-// tenant.
+// tenant, and has it keep those that are to be kept.
 func (db *DB) describe(ctx context.Context, conn *pgx.Conn, s *session, r route, begun bool, fitted []statement, unknown []int) error {
 	pipeline := conn.PgConn().StartPipeline(ctx)
+	for _, name := range s.retired {
+		pipeline.SendDeallocate(name)
+	}
 	if !begun {
 		enter := s.enter(db, r)
 		if enter.description != nil {
@@ -198,27 +199,43 @@ func (db *DB) describe(ctx context.Context, conn *pgx.Conn, s *session, r route,
 			pipeline.SendQueryParams(enter.sql, enter.values, nil, nil, nil)
 		}
 	}
-	for _, i := range unknown {
-		pipeline.SendPrepare("", fitted[i].sql, nil)
+	names := make([]string, len(unknown))
+	for n, i := range unknown {
+		if fitted[i].keep {
+			names[n] = s.nextName()
+		}
+		pipeline.SendPrepare(names[n], fitted[i].sql, nil)
 	}
 	if err := pipeline.Sync(); err != nil {
 		return err
 	}
+	for range s.retired {
+		if _, err := pipeline.GetResults(); err != nil {
+			pipeline.Close()
+			return err
+		}
+	}
+	s.retired = nil
 	if !begun {
 		if err := entered(pipeline); err != nil {
 			pipeline.Close()
 			return db.entering(conn, s, r, err)
 		}
 	}
-	for _, i := range unknown {
+	for n, i := range unknown {
 		description, err := descriptionFrom(pipeline)
 		if err != nil {
 			pipeline.Close()
 			return err
 		}
-		description.SQL = fitted[i].sql
+		description.Name, description.SQL = names[n], fitted[i].sql
 		fitted[i].description = description
-		db.described.put(described{r.database, r.schema, description.SQL}, description)
+		key := described{r.database, r.schema, description.SQL}
+		if fitted[i].keep {
+			s.keep(key, description)
+		} else {
+			db.described.put(key, description)
+		}
 	}
 	return pipeline.Close()
 }
@@ -254,8 +271,9 @@ func (db *DB) failed(s *session, r route, st *statement, err error) bool {
 }
 
 func (db *DB) forget(s *session, r route, sql string) {
-	db.described.drop(described{r.database, r.schema, sql})
-	if d := s.kept.drop(sql); d != nil {
+	key := described{r.database, r.schema, sql}
+	db.described.drop(key)
+	if d := s.kept.drop(key); d != nil {
 		s.stale = append(s.stale, d.Name)
 	}
 }

@@ -26,8 +26,9 @@ type session struct {
 	// ours and the callers' in kept.
 	named bool
 	ours  map[string]*pgconn.StatementDescription
-	kept  lru[string]
-	count int // of names so far
+	kept  lru[described]
+	uses  map[described]int // in schemas
+	count int               // of names so far
 
 	// Names to be dropped with the next one that is prepared. What is stale may
 	// be about to be sent once more.
@@ -109,43 +110,49 @@ func (s *session) own(sql string, values ...[]byte) statement {
 	return statement{sql: sql, description: s.ours[sql], values: values}
 }
 
-// keep prepares the caller's statement on the connection, if it isn't yet: the
-// first use of a text on a connection takes a round trip, as it does with the
-// driver.
-func (s *session) keep(ctx context.Context, conn *pgconn.PgConn, sql string) (*pgconn.StatementDescription, error) {
-	if description, ok := s.kept.get(sql); ok {
-		return description, nil
+// hotUses is how often a connection meets a statement in the same schema before it
+// keeps it prepared: tenants come back to few connections, or there are few of
+// them. coldUses is how many statements it counts that for.
+const (
+	hotUses  = 8
+	coldUses = 4096
+)
+
+// hot reports whether a statement is to stay prepared by a name. In the shared
+// tables each is. In the schemas of a thousand tenants the server would keep a
+// thousand of it on each connection: there it is one that has been met often, as
+// long as there is room, so that none is prepared time and again.
+func (s *session) hot(key described) bool {
+	if key.schema == "" {
+		return true
 	}
+	if _, ok := s.kept.get(key); ok {
+		return true
+	}
+	if s.kept.order.Len() >= s.kept.bound {
+		return false
+	}
+	if len(s.uses) == coldUses {
+		clear(s.uses)
+	}
+	if s.uses == nil {
+		s.uses = make(map[described]int)
+	}
+	s.uses[key]++
+	return s.uses[key] > hotUses
+}
+
+// nextName returns a name that the connection has no statement by yet.
+func (s *session) nextName() string {
 	s.count++
-	name := fmt.Sprintf("mcpsaas_%d", s.count)
-	pipeline := conn.StartPipeline(ctx)
-	for _, old := range s.retired {
-		pipeline.SendDeallocate(old)
-	}
-	pipeline.SendPrepare(name, sql, nil)
-	if err := pipeline.Sync(); err != nil {
-		return nil, err
-	}
-	for range s.retired {
-		if _, err := pipeline.GetResults(); err != nil {
-			pipeline.Close()
-			return nil, err
-		}
-	}
-	s.retired = nil
-	description, err := descriptionFrom(pipeline)
-	closeErr := pipeline.Close()
-	switch {
-	case err != nil:
-		return nil, err
-	case closeErr != nil:
-		return nil, closeErr
-	}
-	description.Name, description.SQL = name, sql
-	if dropped := s.kept.put(sql, description); dropped != nil {
+	return fmt.Sprintf("mcpsaas_%d", s.count)
+}
+
+// keep notes a statement that is prepared by a name. Another may have to go.
+func (s *session) keep(key described, description *pgconn.StatementDescription) {
+	if dropped := s.kept.put(key, description); dropped != nil {
 		s.stale = append(s.stale, dropped.Name)
 	}
-	return description, nil
 }
 
 // descriptionFrom reads the answer to one SendPrepare.
