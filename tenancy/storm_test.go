@@ -191,9 +191,18 @@ func blow(t *testing.T, b *tiers, db *tenancy.DB, conns int64, pooler bool) {
 	}
 	require.LessOrEqual(t, opened, bound, "no connection was lost to an SQL error or a panic")
 	for _, id := range ids {
-		rows, err := db.Query(as(t.Context(), id), owners)
-		require.NoError(t, err)
-		seen, err := pgx.CollectRows(rows, pgx.RowTo[tenant.ID])
+		var seen []tenant.ID
+		var err error
+		// The pooler may have what the last calls spoilt still to lend.
+		for range 100 {
+			var rows pgx.Rows
+			if rows, err = db.Query(as(t.Context(), id), owners); err == nil {
+				seen, err = pgx.CollectRows(rows, pgx.RowTo[tenant.ID])
+			}
+			if !errors.Is(err, tenancy.ErrTampered) {
+				break
+			}
+		}
 		require.NoError(t, err)
 		require.Equal(t, []tenant.ID{id}, seen)
 	}
