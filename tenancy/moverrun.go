@@ -311,7 +311,7 @@ func (r *moving) follow(ctx context.Context) error {
 		brake := func() {}
 		if round > 1 {
 			brake = r.engine.Brake(ctx, slice, release)
-			release = max(release/2, slice/10)
+			release = max(release/2, slice/3)
 		}
 		start := time.Now()
 		rows, err := r.engine.CatchUp(ctx)
