@@ -15,6 +15,7 @@ type session struct {
 	Metadata          map[string]string `json:"metadata,omitempty"`
 	SubMetadata       map[string]string `json:"sub_metadata,omitempty"`
 	TrialDays         int64             `json:"trial_days,omitempty"`
+	TrialWithout      string            `json:"trial_without,omitempty"` // a card: how the trial ends
 	SuccessURL        string            `json:"success_url"`
 	CancelURL         string            `json:"cancel_url,omitempty"`
 	Customer          string            `json:"customer,omitempty"`
@@ -109,6 +110,12 @@ func createSession(c *call) (any, error) {
 	}
 	if s.TrialDays, err = sub.number("trial_period_days", 0); err != nil {
 		return nil, err
+	}
+	if c.p.str("payment_method_collection") == "if_required" && c.total(s) == 0 {
+		// What Stripe does of itself without a setting is to bill, and to fail.
+		if s.TrialWithout, err = trialEnd(sub.str("trial_settings[end_behavior][missing_payment_method")); err != nil {
+			return nil, err
+		}
 	}
 	s.URL = "http://" + c.r.Host + "/c/pay/" + s.ID
 	c.s.Sessions.put(s.ID, s)

@@ -9,6 +9,8 @@ type customer struct {
 	Created     int64             `json:"created"`
 	Deleted     bool              `json:"deleted,omitempty"`
 	Declines    bool              `json:"declines,omitempty"` // payments fail
+	Clock       string            `json:"clock,omitempty"`
+	Entitled    []string          `json:"entitled,omitempty"` // features, in order
 }
 
 func (o *customer) view() any {
@@ -18,7 +20,7 @@ func (o *customer) view() any {
 	return object{
 		"id": o.ID, "object": "customer", "email": orNull(o.Email), "name": orNull(o.Name),
 		"description": orNull(o.Description), "metadata": metadataOf(o.Metadata), "created": o.Created,
-		"livemode": false, "delinquent": false, "balance": 0, "currency": "usd",
+		"livemode": false, "delinquent": false, "balance": 0, "currency": "usd", "test_clock": orNull(o.Clock),
 	}
 }
 
@@ -39,7 +41,17 @@ func (e *Emulator) customer(id, param string) (*customer, error) {
 }
 
 func createCustomer(c *call) (any, error) {
-	o := c.addCustomer(c.p.str("email"), c.at.Unix())
+	at := c.at.Unix()
+	clock := c.p.str("test_clock")
+	if clock != "" {
+		t, ok := c.s.Clocks.get(clock)
+		if !ok {
+			return nil, missing("test_helpers.test_clock", clock, "test_clock")
+		}
+		at = t.Frozen
+	}
+	o := c.addCustomer(c.p.str("email"), at)
+	o.Clock = clock
 	c.describeCustomer(o)
 	c.emit("customer.created", o.view())
 	return o.view(), nil
@@ -83,7 +95,7 @@ func deleteCustomer(c *call) (any, error) {
 	}
 	for _, sub := range c.s.Subscriptions.all() {
 		if sub.Customer == o.ID && !sub.ended() {
-			c.end(sub, c.at.Unix(), false)
+			c.end(sub, c.timeOf(o.ID).Unix(), false)
 		}
 	}
 	before := o.view()
@@ -94,6 +106,6 @@ func deleteCustomer(c *call) (any, error) {
 
 func listCustomers(c *call) (any, error) {
 	return page(c, c.s.Customers.all(), func(o *customer) string { return o.ID }, func(o *customer) bool {
-		return !o.Deleted && (!c.p.has("email") || o.Email == c.p.str("email")) && c.since(o.Created)
+		return !o.Deleted && o.Clock == c.p.str("test_clock") && (!c.p.has("email") || o.Email == c.p.str("email")) && c.since(o.Created)
 	}, func(o *customer) any { return o.view() })
 }

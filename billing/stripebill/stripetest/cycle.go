@@ -1,18 +1,31 @@
 package stripetest
 
-import "time"
+import (
+	"math"
+	"time"
+)
 
-// finalizeAfter is how long the invoice of a period stays a draft, and takes
-// usage of a meter.
-const finalizeAfter = time.Hour
+const (
+	// finalizeAfter is how long the invoice of a period stays a draft, and
+	// takes usage of a meter, after the endpoint has heard of it.
+	finalizeAfter = int64(time.Hour / time.Second)
+	// finalizeUnheard is how long if the endpoint doesn't take invoice.created.
+	finalizeUnheard = int64(72 * time.Hour / time.Second)
+	// giveUpAfter is how long a subscription waits for its first payment.
+	giveUpAfter = int64(23 * time.Hour / time.Second)
+	// warnBefore is when the end of a trial is announced.
+	warnBefore = int64(3 * 24 * time.Hour / time.Second)
+)
 
 // roll does, in its order, whatever has fallen due until now, and reports
 // whether there was anything. It needs the lock.
 func (e *Emulator) roll() (changed bool) {
-	now := e.now().Unix()
+	if e.dueAt > e.now().Unix() {
+		return false
+	}
 	for {
 		due, at := e.nextDue()
-		if due == nil || at > now {
+		if due == nil {
 			return changed
 		}
 		due(at)
@@ -20,30 +33,45 @@ func (e *Emulator) roll() (changed bool) {
 	}
 }
 
-// nextDue finds what falls due first: the end of a period, the finalisation of
-// a draft, the expiry of a checkout.
+// nextDue finds what fell due first: the end of a period, a trial or the wait
+// for a payment, the finalisation of a draft, another try to collect, the
+// expiry of a checkout. It notes when to look again if nothing did.
 func (e *Emulator) nextDue() (do func(at int64), at int64) {
-	consider := func(when int64, f func(int64)) {
-		if when > 0 && (do == nil || when < at) {
+	e.dueAt = math.MaxInt64
+	now := e.now().Unix()
+	consider := func(customer string, when int64, f func(int64)) {
+		clock := now
+		if e.clockOf(customer) != nil {
+			clock = e.timeOf(customer).Unix() // moved by a request alone
+		} else if when > 0 {
+			e.dueAt = min(e.dueAt, when)
+		}
+		if when > 0 && when <= clock && (do == nil || when < at) {
 			do, at = f, when
 		}
 	}
 	for _, o := range e.s.Subscriptions.all() {
 		switch {
 		case o.Status == "incomplete":
-			consider(o.Created+int64(23*time.Hour/time.Second), func(at int64) { e.giveUp(o, at) })
+			consider(o.Customer, o.Created+giveUpAfter, func(at int64) { e.giveUp(o, at) })
 		case !o.ended() && o.Status != "paused":
-			consider(o.PeriodEnd, func(at int64) { e.turn(o, at) })
+			consider(o.Customer, o.PeriodEnd, func(at int64) { e.turn(o, at) })
+		}
+		if o.Status == "trialing" && !o.Warned {
+			consider(o.Customer, max(o.TrialEnd-warnBefore, o.Created), func(int64) { e.warn(o) })
 		}
 	}
 	for _, inv := range e.s.Invoices.all() {
-		if inv.Status == "draft" {
-			consider(inv.FinalizeAt, func(at int64) { e.finalize(inv, at) })
+		switch inv.Status {
+		case "draft":
+			consider(inv.Customer, inv.FinalizeAt, func(at int64) { e.finalize(inv, at) })
+		case "open":
+			consider(inv.Customer, inv.NextAttempt, func(at int64) { e.collect(inv, at) })
 		}
 	}
 	for _, s := range e.s.Sessions.all() {
 		if s.Status == "open" {
-			consider(s.ExpiresAt, func(int64) { e.expire(s) })
+			consider(s.Customer, s.ExpiresAt, func(int64) { e.expire(s) })
 		}
 	}
 	return do, at
@@ -51,15 +79,28 @@ func (e *Emulator) nextDue() (do func(at int64), at int64) {
 
 // turn ends a period and begins the next. The invoice takes the flat prices of
 // the period that begins and the usage of the one that ends; it is a draft for
-// an hour, in which meters go on counting for it and usage records don't.
+// an hour or more, in which meters go on counting for it and usage records
+// don't.
 func (e *Emulator) turn(o *subscription, at int64) {
+	if o.Status == "trialing" && o.TrialWithout != "" && !o.CancelAtPeriodEnd {
+		if o.TrialWithout == "pause" {
+			o.Status = "paused"
+			e.emitSubscription("paused", o)
+			e.emitSubscription("updated", o)
+		} else {
+			e.end(o, at, false)
+		}
+		return
+	}
 	start := o.PeriodStart
 	inv := e.addInvoice(o, "subscription_cycle", at)
-	inv.FinalizeAt = at + int64(finalizeAfter/time.Second)
+	if o.Status != "unpaid" { // the invoices of that status stay drafts
+		inv.FinalizeAt = at + finalizeAfter
+	}
 	e.close(o, inv, start, at)
 	if o.CancelAtPeriodEnd {
 		o.Status, o.EndedAt = "canceled", at
-		e.emitInvoice("created", inv)
+		e.announce(inv, at)
 		e.emitSubscription("deleted", o)
 		return
 	}
@@ -69,14 +110,46 @@ func (e *Emulator) turn(o *subscription, at int64) {
 	o.PeriodStart = at
 	o.PeriodEnd = e.nextPeriodEnd(o)
 	e.bill(inv, o, o.PeriodStart, o.PeriodEnd)
-	e.emitInvoice("created", inv)
+	e.announce(inv, at)
 	e.emitSubscription("updated", o)
+}
+
+// announce tells of a draft. While the endpoint hasn't taken that, the invoice
+// isn't finalised, for up to three days
+// (https://docs.stripe.com/invoicing/integration/workflow-transitions).
+func (e *Emulator) announce(inv *invoice, at int64) {
+	o := e.emitInvoice("created", inv)
+	if o.Pending && inv.FinalizeAt > 0 {
+		inv.Notice, inv.FinalizeAt = o.ID, at+finalizeUnheard
+	}
+}
+
+// heard begins the hour of the draft that an event was about. It needs the
+// lock.
+func (e *Emulator) heard(o *event) {
+	if o.Type != "invoice.created" {
+		return
+	}
+	for _, inv := range e.s.Invoices.all() {
+		if inv.Notice == o.ID && inv.Status == "draft" {
+			inv.Notice, inv.FinalizeAt = "", min(inv.FinalizeAt, e.timeOf(inv.Customer).Unix()+finalizeAfter)
+		}
+	}
 }
 
 // giveUp ends a subscription whose first payment never came.
 func (e *Emulator) giveUp(o *subscription, at int64) {
 	o.Status, o.EndedAt = "incomplete_expired", at
+	if inv := e.s.Invoices.Rows[o.LatestInvoice]; inv != nil && inv.Status == "open" {
+		inv.void()
+		e.emitInvoice("voided", inv)
+	}
 	e.emitSubscription("updated", o)
+}
+
+func (e *Emulator) warn(o *subscription) {
+	o.Warned = true
+	e.emitSubscription("trial_will_end", o)
 }
 
 // close writes the usage of [start, end) to inv and ends that period for usage
@@ -88,7 +161,7 @@ func (e *Emulator) close(o *subscription, inv *invoice, start, end int64) {
 			continue
 		}
 		it.Closed = append(it.Closed, closedPeriod{Start: start, End: end, Invoice: inv.ID})
-		inv.Lines = append(inv.Lines, line{Price: p.ID, Item: it.ID, Meter: p.Meter, Quantity: it.recorded(start, end), Start: start, End: end})
+		inv.Lines = append(inv.Lines, line{ID: newID("il_"), Price: p.ID, Item: it.ID, Meter: p.Meter, Quantity: it.recorded(start, end), Start: start, End: end})
 	}
 }
 
@@ -96,33 +169,36 @@ func (e *Emulator) close(o *subscription, inv *invoice, start, end int64) {
 func (e *Emulator) bill(inv *invoice, o *subscription, start, end int64) {
 	for _, it := range o.Items {
 		if p := e.s.Prices.Rows[it.Price]; !p.Metered {
-			inv.Lines = append(inv.Lines, line{Price: p.ID, Item: it.ID, Quantity: it.Quantity, Amount: p.cost(it.Quantity), Start: start, End: end})
+			inv.Lines = append(inv.Lines, line{ID: newID("il_"), Price: p.ID, Item: it.ID, Quantity: it.Quantity, Amount: p.cost(it.Quantity), Start: start, End: end})
 		}
 	}
 }
 
 // nextPeriodEnd is the first time after PeriodStart that lies a whole number of
-// intervals after the anchor. Months end on the anchor's day, or on their last
-// where they have no such day.
+// intervals after the anchor.
 func (e *Emulator) nextPeriodEnd(o *subscription) int64 {
 	p := e.s.Prices.Rows[o.Items[0].Price]
 	anchor := time.Unix(o.Anchor, 0).UTC()
 	for n := 1; ; n++ {
-		step := n * int(max(p.IntervalCount, 1))
-		var at time.Time
-		switch p.Interval {
-		case "day":
-			at = anchor.AddDate(0, 0, step)
-		case "week":
-			at = anchor.AddDate(0, 0, 7*step)
-		case "year":
-			at = addMonths(anchor, 12*step)
-		default:
-			at = addMonths(anchor, step)
+		if at := p.after(anchor, n).Unix(); at > o.PeriodStart {
+			return at
 		}
-		if at.Unix() > o.PeriodStart {
-			return at.Unix()
-		}
+	}
+}
+
+// after is n intervals later. Months end on t's day, or on their last where
+// they have no such day.
+func (p *price) after(t time.Time, n int) time.Time {
+	step := n * int(max(p.IntervalCount, 1))
+	switch p.Interval {
+	case "day":
+		return t.AddDate(0, 0, step)
+	case "week":
+		return t.AddDate(0, 0, 7*step)
+	case "year":
+		return addMonths(t, 12*step)
+	default:
+		return addMonths(t, step)
 	}
 }
 

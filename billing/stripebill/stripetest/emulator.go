@@ -32,9 +32,20 @@ type Options struct {
 	// a Stripe-Version. Defaults to 2023-10-16.
 	APIVersion string
 
+	// ThinWebhooks sends events without their objects.
+	ThinWebhooks bool
+
 	// SummaryLag is how long a meter event is accepted before the summaries
 	// show it. Defaults to 0.
 	SummaryLag time.Duration
+
+	// RateLimits refuse requests beyond so many. Defaults to none, since a
+	// clock that stands still gives no new second.
+	RateLimits RateLimits
+
+	// Dunning is what follows when an invoice can't be collected. Defaults to
+	// nothing: the subscription stays past_due.
+	Dunning Dunning
 
 	// Now is the clock that [Emulator.Advance] adds to. Defaults to time.Now.
 	Now func() time.Time
@@ -48,7 +59,7 @@ type Options struct {
 // (/v1/...) and the pages that buyers see. It is safe for concurrent use. Close
 // it when done.
 type Emulator struct {
-	// SecretKey and WebhookSecret are the credentials in force. Read only.
+	// SecretKey and WebhookSecret are the credentials at the start. Read only.
 	SecretKey, WebhookSecret string
 
 	opts  Options
@@ -57,10 +68,17 @@ type Emulator struct {
 	store *file
 	send  *sender
 
+	endpoints map[string]bool // the patterns of the routes
+
 	mu       sync.Mutex
 	s        *state
+	version  string          // Options.APIVersion as it is now
+	lag      time.Duration   // Options.SummaryLag as it is now
 	keys     map[string]bool // idempotency keys of requests under way
 	meters   map[string]bool // customers and meters of requests under way
+	rate     rate
+	dueAt    int64 // when something may fall due next; 0: not known
+	forgetAt int64 // when to forget what is too old
 	faults   []*Fault
 	requests map[string]int
 }
@@ -86,14 +104,20 @@ func New(opts *Options) (*Emulator, error) {
 	if o.SummaryLag < 0 {
 		return nil, errors.New("stripetest: SummaryLag is negative")
 	}
+	if err := o.Dunning.check(); err != nil {
+		return nil, err
+	}
 	e := &Emulator{
-		opts:     o,
-		mux:      http.NewServeMux(),
-		log:      o.Logger,
-		store:    &file{path: o.StateFile},
-		keys:     map[string]bool{},
-		meters:   map[string]bool{},
-		requests: map[string]int{},
+		opts:      o,
+		mux:       http.NewServeMux(),
+		log:       o.Logger,
+		store:     &file{path: o.StateFile},
+		endpoints: map[string]bool{},
+		version:   o.APIVersion,
+		lag:       o.SummaryLag,
+		keys:      map[string]bool{},
+		meters:    map[string]bool{},
+		requests:  map[string]int{},
 	}
 	var err error
 	if e.s, err = e.store.load(); err != nil {
@@ -102,7 +126,7 @@ func New(opts *Options) (*Emulator, error) {
 	e.s.SecretKey = firstOf(o.SecretKey, e.s.SecretKey, "sk_test_"+randomText(32))
 	e.s.WebhookSecret = firstOf(o.WebhookSecret, e.s.WebhookSecret, "whsec_"+randomText(32))
 	e.SecretKey, e.WebhookSecret = e.s.SecretKey, e.s.WebhookSecret
-	e.send = newSender(e, o.WebhookURL)
+	e.send = newSender(e, o.WebhookURL, o.ThinWebhooks)
 	e.routes()
 	e.pages()
 	if err := e.store.save(e.s); err != nil {
@@ -128,8 +152,9 @@ func (e *Emulator) Now() time.Time {
 func (e *Emulator) now() time.Time { return e.opts.Now().Add(e.s.Offset).UTC() }
 
 // Advance moves the emulator's clock, and does what falls due on the way, in
-// its order: periods end, drafts are finalised, checkouts expire. Webhook
-// signatures keep the time of Options.Now, as with Stripe's test clocks.
+// its order: periods end, drafts are finalised, checkouts expire. Customers on
+// a test clock of the API keep their own time. Webhook signatures keep the time
+// of Options.Now, as with Stripe's test clocks.
 func (e *Emulator) Advance(d time.Duration) {
 	if d < 0 {
 		panic("stripetest: Advance: time only goes forward")
@@ -140,9 +165,18 @@ func (e *Emulator) Advance(d time.Duration) {
 	})
 }
 
+// SetSummaryLag changes Options.SummaryLag for the meter events that come from
+// now on.
+func (e *Emulator) SetSummaryLag(lag time.Duration) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.lag = lag
+}
+
 // change runs f under the lock, keeps what it did, and sends its webhooks.
 func (e *Emulator) change(f func()) {
 	e.mu.Lock()
+	e.dueAt = 0
 	f()
 	err := e.store.save(e.s)
 	e.mu.Unlock()

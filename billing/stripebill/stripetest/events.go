@@ -3,6 +3,7 @@ package stripetest
 import (
 	"encoding/json"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -18,6 +19,7 @@ type event struct {
 	Failed   bool            `json:"failed,omitempty"` // given up
 
 	next time.Time // of the next attempt, by the real clock
+	fate *Fate     // nil until the sender has asked for it
 }
 
 func (o *event) view() any {
@@ -32,28 +34,69 @@ func (o *event) view() any {
 	}
 }
 
-func (o *event) payload() []byte {
-	body, _ := json.Marshal(o.view()) // made of JSON
+// thinID names the same happening in the second version of the API, where it
+// is an event of its own.
+func (o *event) thinID() string { return "evt_test_65" + strings.TrimPrefix(o.ID, "evt_") }
+
+// thin is the event without its object
+// (https://docs.stripe.com/event-destinations#thin-events). Such events of the
+// first version's objects have the prefix "v1." in their type.
+func (o *event) thin() object {
+	var about struct{ ID, Object string }
+	_ = json.Unmarshal(o.Object, &about)
+	var related any
+	if collection := collections[about.Object]; about.ID != "" && collection != "" {
+		related = object{"id": about.ID, "type": about.Object, "url": collection + about.ID}
+	}
+	return object{
+		"id": o.thinID(), "object": "v2.core.event", "type": "v1." + o.Type, "livemode": false,
+		"created": time.Unix(o.Created, 0).UTC().Format("2006-01-02T15:04:05.000Z"),
+		"context": nil, "reason": nil, "related_object": related,
+	}
+}
+
+// collections are the paths of the objects that events are about.
+var collections = map[string]string{
+	"billing.meter":                "/v1/billing/meters/",
+	"billing_portal.configuration": "/v1/billing_portal/configurations/",
+	"checkout.session":             "/v1/checkout/sessions/",
+	"customer":                     "/v1/customers/",
+	"invoice":                      "/v1/invoices/",
+	"price":                        "/v1/prices/",
+	"product":                      "/v1/products/",
+	"subscription":                 "/v1/subscriptions/",
+	"test_helpers.test_clock":      "/v1/test_helpers/test_clocks/",
+}
+
+// payload is what a webhook carries.
+func (o *event) payload(thin bool) []byte {
+	what := o.view()
+	if thin {
+		what = o.thin()
+	}
+	body, _ := json.Marshal(what) // made of JSON
 	return body
 }
 
 // emit records an event; it is delivered once the lock is free. It needs the
 // lock.
-func (e *Emulator) emit(kind string, what any) {
+func (e *Emulator) emit(kind string, what any) *event {
 	body, _ := json.Marshal(what) // views are maps, strings and numbers
-	o := &event{ID: newID("evt_"), Type: kind, Created: e.now().Unix(), Version: e.opts.APIVersion, Object: body}
+	o := &event{ID: newID("evt_"), Type: kind, Created: e.now().Unix(), Version: e.version, Object: body}
 	o.Pending = e.send.connected()
 	e.s.Events.put(o.ID, o)
 	const most = 10_000
 	e.s.Events.trim(most, func(o *event) bool { return !o.Pending })
+	return o
 }
 
 func (e *Emulator) emitSubscription(what string, o *subscription) {
-	e.emit("customer.subscription."+what, e.subscriptionView(o, isModern(e.opts.APIVersion)))
+	e.emit("customer.subscription."+what, e.subscriptionView(o, isModern(e.version)))
+	e.entitle(o.Customer)
 }
 
-func (e *Emulator) emitInvoice(what string, o *invoice) {
-	e.emit("invoice."+what, e.invoiceView(o, isModern(e.opts.APIVersion)))
+func (e *Emulator) emitInvoice(what string, o *invoice) *event {
+	return e.emit("invoice."+what, e.invoiceView(o, isModern(e.version)))
 }
 
 func getEvent(c *call) (any, error) {
@@ -71,13 +114,55 @@ func listEvents(c *call) (any, error) {
 		return nil, err
 	}
 	types := c.p.strings("types")
-	oldest := c.at.Add(-30 * 24 * time.Hour).Unix()
-	return page(c, c.s.Events.all(), func(o *event) string { return o.ID }, func(o *event) bool {
-		return o.Created >= oldest && c.since(o.Created) &&
+	return page(c, c.recentEvents(), func(o *event) string { return o.ID }, func(o *event) bool {
+		return c.since(o.Created) &&
 			(!set || delivered == (!o.Pending && !o.Failed)) &&
 			(!c.p.has("type") || o.Type == c.p.str("type")) &&
 			(len(types) == 0 || slices.Contains(types, o.Type))
 	}, func(o *event) any { return o.view() })
+}
+
+func (c *call) recentEvents() []*event {
+	oldest := c.at.Add(-30 * 24 * time.Hour).Unix()
+	return slices.DeleteFunc(c.s.Events.all(), func(o *event) bool { return o.Created < oldest })
+}
+
+// thinView is thin, with what only the API shows.
+func (o *event) thinView() any {
+	v := o.thin()
+	v["snapshot_event"] = o.ID
+	v["changes"] = nil
+	return v
+}
+
+func getThinEvent(c *call) (any, error) {
+	for _, o := range c.recentEvents() {
+		if o.thinID() == c.id() {
+			return o.thinView(), nil
+		}
+	}
+	return nil, missing("v2.core.event", c.id(), "id")
+}
+
+// listThinEvents has the pages of the second version of the API; the emulator
+// fills one.
+func listThinEvents(c *call) (any, error) {
+	limit, err := c.p.number("limit", 20)
+	if err != nil || limit < 1 || limit > 100 {
+		return nil, invalid("limit", "This value must be between 1 and 100 (inclusive).")
+	}
+	data := []any{}
+	for _, o := range slices.Backward(c.recentEvents()) {
+		var about struct{ ID string }
+		_ = json.Unmarshal(o.Object, &about)
+		if c.p.has("object_id") && about.ID != c.p.str("object_id") {
+			continue
+		}
+		if data = append(data, o.thinView()); len(data) == int(limit) {
+			break
+		}
+	}
+	return object{"data": data, "next_page_url": nil, "previous_page_url": nil}, nil
 }
 
 // Event is one event of the account.
@@ -89,15 +174,20 @@ type Event struct {
 
 // Events returns all events so far, oldest first.
 func (e *Emulator) Events() []Event {
+	thin := e.send.isThin()
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	var out []Event
 	for _, o := range e.s.Events.all() {
-		var named struct {
-			ID string `json:"id"`
-		}
-		_ = json.Unmarshal(o.Object, &named)
-		out = append(out, Event{ID: o.ID, Type: o.Type, ObjectID: named.ID, Payload: o.payload()})
+		out = append(out, o.public(thin))
 	}
 	return out
+}
+
+func (o *event) public(thin bool) Event {
+	var named struct {
+		ID string `json:"id"`
+	}
+	_ = json.Unmarshal(o.Object, &named)
+	return Event{ID: o.ID, Type: o.Type, ObjectID: named.ID, Payload: o.payload(thin)}
 }

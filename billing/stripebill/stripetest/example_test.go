@@ -1,10 +1,13 @@
 package stripetest_test
 
 import (
+	"context"
 	"fmt"
 	"net/http"
+	"net/http/httptest"
 	"net/url"
 	"strings"
+	"time"
 
 	"github.com/mcpsaas/mcpsaas/billing/stripebill/stripetest"
 )
@@ -14,7 +17,7 @@ import (
 func Example() {
 	stripe := stripetest.NewServer(nil)
 	defer stripe.Close()
-	stripe.Inject(stripetest.Fault{Kind: stripetest.DropAfter, Path: "/v1/customers"})
+	stripe.Inject(stripetest.Fault{Kind: stripetest.DropAfter, Endpoint: "POST /v1/customers"})
 
 	form := url.Values{"email": {"ada@example.com"}}.Encode()
 	for range 2 {
@@ -37,4 +40,87 @@ func Example() {
 	// no answer
 	// 200 replayed: true
 	// customer.created
+}
+
+// post sends a form with the standard library alone.
+func post(stripe *stripetest.Server, path string, form url.Values) int {
+	req, _ := http.NewRequest(http.MethodPost, stripe.URL+path, strings.NewReader(form.Encode()))
+	req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+	req.SetBasicAuth(stripe.SecretKey, "")
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return 0
+	}
+	resp.Body.Close()
+	return resp.StatusCode
+}
+
+// A day later, an idempotency key is forgotten: what was safe to repeat no
+// longer is.
+func ExampleEmulator_Advance() {
+	stripe := stripetest.NewServer(nil)
+	defer stripe.Close()
+	began := stripe.Now()
+	stripe.Advance(25 * time.Hour)
+	fmt.Println(stripe.Now().Sub(began) >= 25*time.Hour)
+	// Output:
+	// true
+}
+
+// The second creation of a customer fails, and no other.
+func ExampleEmulator_Inject() {
+	stripe := stripetest.NewServer(nil)
+	defer stripe.Close()
+	stripe.Inject(stripetest.Fault{Kind: stripetest.RateLimited, Endpoint: "POST /v1/customers", Skip: 1})
+	for range 3 {
+		fmt.Println(post(stripe, "/v1/customers", nil))
+	}
+	// Output:
+	// 200
+	// 429
+	// 200
+}
+
+// Webhooks in the wrong order, and one of them twice: an endpoint that tells
+// repetitions by the event's id, and asks Stripe for the state, doesn't mind.
+func ExampleEmulator_Deliver() {
+	stripe := stripetest.NewServer(nil)
+	defer stripe.Close()
+	endpoint := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		fmt.Println("webhook")
+	}))
+	defer endpoint.Close()
+	stripe.HoldWebhooks()
+	stripe.SetWebhookURL(endpoint.URL)
+
+	post(stripe, "/v1/customers", nil)
+	post(stripe, "/v1/products", url.Values{"name": {"Pro"}})
+	events := stripe.Events()
+	for _, i := range []int{1, 0, 1} {
+		status, err := stripe.Deliver(context.Background(), events[i].ID)
+		fmt.Println(events[i].Type, status, err)
+	}
+	// Output:
+	// webhook
+	// product.created 200 <nil>
+	// webhook
+	// customer.created 200 <nil>
+	// webhook
+	// product.created 200 <nil>
+}
+
+// What is lost is to be found in the event list, by whoever looks for what was
+// not delivered.
+func ExampleEmulator_DisturbWebhooks() {
+	stripe := stripetest.NewServer(nil)
+	defer stripe.Close()
+	stripe.DisturbWebhooks(func(e stripetest.Event) stripetest.Fate {
+		if strings.HasPrefix(e.Type, "customer.subscription.") {
+			return stripetest.Lost
+		}
+		return stripetest.Prompt
+	})
+	fmt.Println(len(stripe.Undelivered()))
+	// Output:
+	// 0
 }

@@ -35,8 +35,11 @@ const (
 // Fault makes requests of the API go wrong.
 type Fault struct {
 	Kind FaultKind
-	// Method and Path choose the requests: the exact method, and a prefix of
-	// the path. Empty matches all.
+	// Endpoint chooses the requests of one endpoint, as the package's
+	// documentation lists it: "POST /v1/subscriptions/{id}". Empty matches all.
+	Endpoint string
+	// Method and Path choose among them: the exact method, and a prefix of the
+	// path. Empty matches all.
 	Method, Path string
 	// Skip lets that many matching requests pass first.
 	Skip int
@@ -48,11 +51,15 @@ type Fault struct {
 }
 
 // Inject adds faults. A request meets the first that matches and isn't used
-// up.
+// up. It panics when there is no such Endpoint: that fault would never be met,
+// and its test would pass for nothing.
 func (e *Emulator) Inject(faults ...Fault) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	for _, f := range faults {
+		if f.Endpoint != "" && !e.endpoints[f.Endpoint] {
+			panic("stripetest: Inject: no endpoint " + f.Endpoint)
+		}
 		if f.Times == 0 {
 			f.Times = 1
 		}
@@ -73,7 +80,7 @@ func (e *Emulator) meet(r *http.Request) *Fault {
 	defer e.mu.Unlock()
 	e.requests[r.Method+" "+r.URL.Path]++
 	for i, f := range e.faults {
-		if f.Method != "" && f.Method != r.Method || !strings.HasPrefix(r.URL.Path, f.Path) {
+		if f.Endpoint != "" && f.Endpoint != r.Pattern || f.Method != "" && f.Method != r.Method || !strings.HasPrefix(r.URL.Path, f.Path) {
 			continue
 		}
 		if f.Skip > 0 {

@@ -3,6 +3,7 @@ package stripetest
 import (
 	"fmt"
 	"net/http"
+	"slices"
 	"strconv"
 	"time"
 )
@@ -15,15 +16,27 @@ type meter struct {
 	CustomerKey string `json:"customer_key"` // of the payload
 	ValueKey    string `json:"value_key"`    // of the payload
 	Active      bool   `json:"active"`
+	Deactivated int64  `json:"deactivated,omitempty"`
 	Created     int64  `json:"created"`
+	Updated     int64  `json:"updated"`
 }
 
-// arrival is a meter event that summaries may not show yet.
+// received is a meter event that was taken.
+type received struct {
+	Meter    string `json:"meter"`
+	Customer string `json:"customer"`
+	Minute   int64  `json:"minute"`
+	Value    int64  `json:"value"`
+	At       int64  `json:"at"` // when, by the emulator's clock
+	Canceled bool   `json:"canceled,omitempty"`
+}
+
+// arrival is what summaries don't show yet of a minute.
 type arrival struct {
 	Key    string `json:"key"`
 	Minute int64  `json:"minute"`
 	Value  int64  `json:"value"`
-	At     int64  `json:"at"` // when received
+	Until  int64  `json:"until"` // by the customer's clock
 }
 
 func (o *meter) view() any {
@@ -33,11 +46,11 @@ func (o *meter) view() any {
 	}
 	return object{
 		"id": o.ID, "object": "billing.meter", "display_name": o.DisplayName, "event_name": o.EventName,
-		"event_time_window": nil, "status": status, "created": o.Created, "updated": o.Created, "livemode": false,
+		"event_time_window": nil, "status": status, "created": o.Created, "updated": o.Updated, "livemode": false,
 		"default_aggregation": object{"formula": o.Formula},
 		"customer_mapping":    object{"type": "by_id", "event_payload_key": o.CustomerKey},
 		"value_settings":      object{"event_payload_key": o.ValueKey},
-		"status_transitions":  object{"deactivated_at": nil},
+		"status_transitions":  object{"deactivated_at": timeOrNull(o.Deactivated)},
 	}
 }
 
@@ -47,7 +60,7 @@ func createMeter(c *call) (any, error) {
 	}
 	o := &meter{
 		ID: newID("mtr_test_"), DisplayName: c.p.str("display_name"), EventName: c.p.str("event_name"),
-		Formula: c.p.str("default_aggregation[formula]"), Active: true, Created: c.at.Unix(),
+		Formula: c.p.str("default_aggregation[formula]"), Active: true, Created: c.at.Unix(), Updated: c.at.Unix(),
 		CustomerKey: firstOf(c.p.str("customer_mapping[event_payload_key]"), "stripe_customer_id"),
 		ValueKey:    firstOf(c.p.str("value_settings[event_payload_key]"), "value"),
 	}
@@ -103,7 +116,8 @@ func updateMeter(c *call) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	o.DisplayName = firstOf(c.p.str("display_name"), o.DisplayName)
+	o.DisplayName, o.Updated = firstOf(c.p.str("display_name"), o.DisplayName), c.at.Unix()
+	c.emit("billing.meter.updated", o.view())
 	return o.view(), nil
 }
 
@@ -112,7 +126,8 @@ func deactivateMeter(c *call) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	o.Active = false
+	o.Active, o.Deactivated, o.Updated = false, c.at.Unix(), c.at.Unix()
+	c.emit("billing.meter.deactivated", o.view())
 	return o.view(), nil
 }
 
@@ -124,7 +139,8 @@ func reactivateMeter(c *call) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	o.Active = true
+	o.Active, o.Deactivated, o.Updated = true, 0, c.at.Unix()
+	c.emit("billing.meter.reactivated", o.view())
 	return o.view(), nil
 }
 
@@ -156,15 +172,16 @@ func createMeterEvent(c *call) (any, error) {
 	if err != nil || len(digits) > 15 || value < 0 {
 		return nil, invalid("payload["+m.ValueKey+"]", fmt.Sprintf("The value %.40q is not a whole number of at most 15 digits.", digits))
 	}
-	at, err := c.p.number("timestamp", c.at.Unix())
+	now := c.timeOf(who.ID)
+	at, err := c.p.number("timestamp", now.Unix())
 	if err != nil {
 		return nil, err
 	}
 	switch when := time.Unix(at, 0); {
-	case when.After(c.at.Add(5 * time.Minute)):
+	case when.After(now.Add(5 * time.Minute)):
 		return nil, &apiError{Status: http.StatusBadRequest, Code: "timestamp_in_future", Param: "timestamp",
 			Message: "The timestamp must not be more than 5 minutes in the future."}
-	case when.Before(c.at.Add(-35 * 24 * time.Hour)):
+	case when.Before(now.Add(-35 * 24 * time.Hour)):
 		return nil, &apiError{Status: http.StatusBadRequest, Code: "timestamp_too_far_in_past", Param: "timestamp",
 			Message: "The timestamp must be within the past 35 calendar days."}
 	}
@@ -172,37 +189,72 @@ func createMeterEvent(c *call) (any, error) {
 	if len(identifier) > 100 {
 		return nil, invalid("identifier", "The identifier must be at most 100 characters long.")
 	}
-	for known, received := range c.s.Identifiers {
-		if c.at.Unix()-received >= int64(keyMemory/time.Second) {
-			delete(c.s.Identifiers, known)
-		}
-	}
-	if _, known := c.s.Identifiers[identifier]; known {
+	if c.received(identifier) != nil {
 		return nil, &apiError{Status: http.StatusBadRequest, Code: "duplicate_meter_event", Param: "identifier", noRetry: true, ran: true,
 			Message: "An event already exists with identifier " + identifier + "."}
 	}
-	c.s.Identifiers[identifier] = c.at.Unix()
-	c.count(m, who.ID, at, value)
+	if m.Formula == "count" {
+		value = 1
+	}
+	o := &received{Meter: m.ID, Customer: who.ID, Minute: at - at%60, Value: value, At: c.at.Unix()}
+	c.s.Received[identifier] = o
+	c.count(o, value)
 	return object{
 		"object": "billing.meter_event", "event_name": m.EventName, "identifier": identifier,
-		"payload": payload, "timestamp": at, "created": c.at.Unix(), "livemode": false,
+		"payload": payload, "timestamp": at, "created": now.Unix(), "livemode": false,
+	}, nil
+}
+
+// received finds the meter event of an identifier in the last 24 hours.
+func (c *call) received(identifier string) *received {
+	if o := c.s.Received[identifier]; o != nil && c.at.Unix()-o.At < keyMemory {
+		return o
+	}
+	return nil
+}
+
+// createAdjustment takes a meter event back within 24 hours of its receipt.
+// Its identifier stays used. What an invoice has been finalised with stays
+// (https://docs.stripe.com/api/billing/meter-event-adjustment/create).
+func createAdjustment(c *call) (any, error) {
+	if err := c.p.require("event_name", "type"); err != nil {
+		return nil, err
+	}
+	if c.p.str("type") != "cancel" {
+		return nil, invalid("type", "Invalid type: must be cancel")
+	}
+	if err := c.p.require("cancel[identifier]"); err != nil {
+		return nil, err
+	}
+	identifier := c.p.str("cancel[identifier]")
+	o := c.received(identifier)
+	if o == nil || c.s.Meters.Rows[o.Meter].EventName != c.p.str("event_name") {
+		return nil, &apiError{Status: http.StatusBadRequest, Code: "resource_missing", Param: "cancel[identifier]",
+			Message: "No meter event of the last 24 hours has the identifier " + identifier + "."}
+	}
+	if o.Canceled {
+		return nil, &apiError{Status: http.StatusBadRequest, Param: "cancel[identifier]", ran: true,
+			Message: "The meter event with identifier " + identifier + " was already canceled."}
+	}
+	o.Canceled = true
+	c.count(o, -o.Value)
+	return object{
+		"object": "billing.meter_event_adjustment", "cancel": object{"identifier": identifier},
+		"event_name": c.p.str("event_name"), "livemode": false, "status": "pending", "type": "cancel",
 	}, nil
 }
 
 func usageKey(meterID, customer string) string { return meterID + " " + customer }
 
 // count adds a value at its minute: the finest that Stripe tells apart.
-func (c *call) count(m *meter, customer string, at, value int64) {
-	if m.Formula == "count" {
-		value = 1
-	}
-	key, minute := usageKey(m.ID, customer), at-at%60
+func (c *call) count(o *received, value int64) {
+	key := usageKey(o.Meter, o.Customer)
 	if c.s.Usage[key] == nil {
 		c.s.Usage[key] = map[int64]int64{}
 	}
-	c.s.Usage[key][minute] += value
-	if c.opts.SummaryLag > 0 {
-		c.s.Arrivals = append(c.s.Arrivals, arrival{Key: key, Minute: minute, Value: value, At: c.at.Unix()})
+	c.s.Usage[key][o.Minute] += value
+	if c.lag > 0 {
+		c.s.Arrivals = append(c.s.Arrivals, arrival{Key: key, Minute: o.Minute, Value: value, Until: c.timeOf(o.Customer).Add(c.lag).Unix()})
 	}
 }
 
@@ -218,20 +270,20 @@ func (e *Emulator) metered(meterID, customer string, from, to int64) int64 {
 	return total
 }
 
-// lagging sums what summaries don't show yet, and forgets what they do.
-func (c *call) lagging(key string, from, to int64) int64 {
+// lagging sums what summaries don't show yet of a customer, and forgets what
+// they do.
+func (c *call) lagging(meterID, customer string, from, to int64) int64 {
 	var total int64
-	kept := c.s.Arrivals[:0]
-	for _, a := range c.s.Arrivals {
-		if c.at.Sub(time.Unix(a.At, 0)) >= c.opts.SummaryLag {
-			continue
+	key, now := usageKey(meterID, customer), c.timeOf(customer).Unix()
+	c.s.Arrivals = slices.DeleteFunc(c.s.Arrivals, func(a arrival) bool {
+		if a.Key != key {
+			return false
 		}
-		kept = append(kept, a)
-		if a.Key == key && a.Minute >= from && a.Minute < to {
+		if now < a.Until && a.Minute >= from && a.Minute < to {
 			total += a.Value
 		}
-	}
-	c.s.Arrivals = kept
+		return now >= a.Until
+	})
 	return total
 }
 
@@ -274,7 +326,7 @@ func listSummaries(c *call) (any, error) {
 	type row struct{ start, end, value int64 }
 	var rows []*row
 	for from := start; from < end; from += window {
-		value := c.metered(o.ID, who.ID, from, from+window) - c.lagging(usageKey(o.ID, who.ID), from, from+window)
+		value := c.metered(o.ID, who.ID, from, from+window) - c.lagging(o.ID, who.ID, from, from+window)
 		if value != 0 {
 			rows = append(rows, &row{from, from + window, value})
 		}

@@ -21,6 +21,7 @@ type portal struct {
 	Customer  string `json:"customer"`
 	ReturnURL string `json:"return_url,omitempty"`
 	Created   int64  `json:"created"`
+	Config    string `json:"config,omitempty"`
 }
 
 func createPortal(c *call) (any, error) {
@@ -31,10 +32,16 @@ func createPortal(c *call) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	o := &portal{ID: newID("bps_"), Customer: who.ID, ReturnURL: c.p.str("return_url"), Created: c.at.Unix()}
+	config, err := c.portalConfig(c.p.str("configuration"))
+	if err != nil {
+		return nil, err
+	}
+	o := &portal{ID: newID("bps_"), Customer: who.ID, Created: c.at.Unix(), Config: config.ID,
+		ReturnURL: firstOf(c.p.str("return_url"), config.ReturnURL)}
 	c.s.Portals.put(o.ID, o)
 	return object{
 		"id": o.ID, "object": "billing_portal.session", "customer": o.Customer, "return_url": orNull(o.ReturnURL),
+		"configuration": config.ID, "flow": nil, "locale": nil, "on_behalf_of": nil,
 		"url": "http://" + c.r.Host + "/p/session/" + o.ID, "created": o.Created, "livemode": false,
 	}, nil
 }
@@ -171,7 +178,7 @@ func (e *Emulator) submitPortal(w http.ResponseWriter, r *http.Request) {
 			sub.CancelAtPeriodEnd = r.FormValue("action") == "cancel"
 			e.emitSubscription("updated", sub)
 		case "end":
-			e.end(sub, e.now().Unix(), true)
+			e.end(sub, e.timeOf(sub.Customer).Unix(), true)
 		default:
 			return
 		}

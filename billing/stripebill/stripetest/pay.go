@@ -34,7 +34,7 @@ func (e *Emulator) pay(sessionID, email string, later bool) (err error) {
 
 // complete needs the lock.
 func (e *Emulator) complete(s *session, email string, later bool) {
-	at := e.now().Unix()
+	at := e.timeOf(s.Customer).Unix()
 	who := e.s.Customers.Rows[s.Customer]
 	if who == nil {
 		who = e.addCustomer(firstOf(email, s.Email, "buyer@example.com"), at)
@@ -50,7 +50,8 @@ func (e *Emulator) complete(s *session, email string, later bool) {
 	default:
 		s.PaymentStatus = "paid"
 	}
-	sub := e.addSubscription(who, s.Items, s.SubMetadata, time.Duration(s.TrialDays)*24*time.Hour, at, later)
+	sub := &subscription{Customer: who.ID, Items: s.Items, Metadata: s.SubMetadata, TrialWithout: s.TrialWithout}
+	e.addSubscription(sub, time.Duration(s.TrialDays)*24*time.Hour, at, later)
 	s.Subscription = sub.ID
 	e.emit("checkout.session.completed", e.sessionView(s))
 }
@@ -63,7 +64,7 @@ func (e *Emulator) Settle(sessionID string, paid bool) (err error) {
 			err = fmt.Errorf("stripetest: checkout session %.80s doesn't wait for a payment", sessionID)
 			return
 		}
-		sub, at := e.s.Subscriptions.Rows[s.Subscription], e.now().Unix()
+		sub, at := e.s.Subscriptions.Rows[s.Subscription], e.timeOf(s.Customer).Unix()
 		if !paid {
 			e.emit("checkout.session.async_payment_failed", e.sessionView(s))
 			e.end(sub, at, false)
@@ -72,14 +73,14 @@ func (e *Emulator) Settle(sessionID string, paid bool) (err error) {
 		s.PaymentStatus = "paid"
 		inv := e.s.Invoices.Rows[sub.LatestInvoice]
 		inv.Processing = false
-		e.collect(inv, sub, at)
+		e.collect(inv, at)
 		e.emit("checkout.session.async_payment_succeeded", e.sessionView(s))
 	})
 	return err
 }
 
 // Decline makes the payments of a customer fail from now on, or succeed again.
-// The next invoice that is due makes its subscription past_due;
+// The next invoice that is due makes its subscription past_due; [Dunning] or
 // [Emulator.CollectOpen] tries again.
 func (e *Emulator) Decline(customer string, declines bool) (err error) {
 	e.change(func() {
@@ -93,13 +94,13 @@ func (e *Emulator) Decline(customer string, declines bool) (err error) {
 	return err
 }
 
-// CollectOpen tries to collect the open invoices of a customer again, as
-// Stripe's retries do.
+// CollectOpen tries to collect the open invoices of a customer again, as when a
+// new card is given.
 func (e *Emulator) CollectOpen(customer string) {
 	e.change(func() {
 		for _, inv := range e.s.Invoices.all() {
 			if inv.Customer == customer && inv.Status == "open" {
-				e.collect(inv, e.s.Subscriptions.Rows[inv.Subscription], e.now().Unix())
+				e.collect(inv, e.timeOf(customer).Unix())
 			}
 		}
 	})
@@ -168,7 +169,7 @@ func (e *Emulator) Billed(customer string) int64 {
 			continue
 		}
 		for _, l := range inv.Lines {
-			if e.s.Prices.Rows[l.Price].Metered {
+			if p := e.s.Prices.Rows[l.Price]; p != nil && p.Metered {
 				total += l.Quantity
 			}
 		}

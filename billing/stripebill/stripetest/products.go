@@ -12,12 +12,13 @@ type product struct {
 	Active      bool              `json:"active"`
 	Metadata    map[string]string `json:"metadata,omitempty"`
 	Created     int64             `json:"created"`
+	Features    []productFeature  `json:"features,omitempty"`
 }
 
 func (o *product) view() any {
 	return object{
 		"id": o.ID, "object": "product", "name": o.Name, "description": orNull(o.Description), "active": o.Active,
-		"metadata": metadataOf(o.Metadata), "created": o.Created, "updated": o.Created, "livemode": false, "type": "service",
+		"metadata": metadataOf(o.Metadata), "created": o.Created, "updated": o.Created, "livemode": false,
 	}
 }
 

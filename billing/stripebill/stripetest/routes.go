@@ -16,8 +16,8 @@ func (e *Emulator) routes() {
 		{"GET /v1/account", "", getAccount},
 		{"GET /v1/balance", "", getBalance},
 
-		{"POST /v1/customers", "email name description metadata", createCustomer},
-		{"GET /v1/customers", page + "email created", listCustomers},
+		{"POST /v1/customers", "email name description metadata test_clock", createCustomer},
+		{"GET /v1/customers", page + "email created test_clock", listCustomers},
 		{"GET /v1/customers/{id}", "", getCustomer},
 		{"POST /v1/customers/{id}", "email name description metadata", updateCustomer},
 		{"DELETE /v1/customers/{id}", "", deleteCustomer},
@@ -26,6 +26,9 @@ func (e *Emulator) routes() {
 		{"GET /v1/products", page + "active ids", listProducts},
 		{"GET /v1/products/{id}", "", getProduct},
 		{"POST /v1/products/{id}", "name description active metadata", updateProduct},
+		{"POST /v1/products/{id}/features", "entitlement_feature", attachFeature},
+		{"GET /v1/products/{id}/features", page, listProductFeatures},
+		{"DELETE /v1/products/{id}/features/{feature}", "", detachFeature},
 
 		{"POST /v1/prices", "product product_data currency unit_amount unit_amount_decimal recurring lookup_key transfer_lookup_key nickname active metadata billing_scheme", createPrice},
 		{"GET /v1/prices", page + "active lookup_keys product type currency", listPrices},
@@ -40,35 +43,67 @@ func (e *Emulator) routes() {
 		{"POST /v1/billing/meters/{id}/reactivate", "", reactivateMeter},
 		{"GET /v1/billing/meters/{id}/event_summaries", page + "customer start_time end_time value_grouping_window", listSummaries},
 		{"POST /v1/billing/meter_events", "event_name identifier payload timestamp", createMeterEvent},
+		{"POST /v1/billing/meter_event_adjustments", "event_name type cancel", createAdjustment},
 
 		{"POST /v1/checkout/sessions", "mode client_reference_id metadata subscription_data success_url cancel_url line_items customer customer_email payment_method_collection allow_promotion_codes expires_at locale ui_mode", createSession},
 		{"GET /v1/checkout/sessions", page + "customer subscription status", listSessions},
 		{"GET /v1/checkout/sessions/{id}", "", getSession},
 		{"POST /v1/checkout/sessions/{id}/expire", "", expireSession},
-		{"POST /v1/billing_portal/sessions", "customer return_url configuration locale", createPortal},
 
-		{"POST /v1/subscriptions", "customer items metadata cancel_at_period_end trial_period_days trial_end proration_behavior payment_behavior description", createSubscription},
-		{"GET /v1/subscriptions", page + "customer status price created", listSubscriptions},
+		{"POST /v1/billing_portal/sessions", "customer return_url configuration locale", createPortal},
+		{"POST /v1/billing_portal/configurations", "features business_profile default_return_url metadata", createPortalConfig},
+		{"GET /v1/billing_portal/configurations", page + "active is_default", listPortalConfigs},
+		{"GET /v1/billing_portal/configurations/{id}", "", getPortalConfig},
+		{"POST /v1/billing_portal/configurations/{id}", "active features business_profile default_return_url metadata", updatePortalConfig},
+
+		{"POST /v1/subscriptions", "customer items metadata cancel_at_period_end trial_period_days trial_end trial_settings default_payment_method billing_thresholds proration_behavior payment_behavior description", createSubscription},
+		{"GET /v1/subscriptions", page + "customer status price created test_clock", listSubscriptions},
 		{"GET /v1/subscriptions/{id}", "", getSubscription},
-		{"POST /v1/subscriptions/{id}", "items metadata cancel_at_period_end pause_collection proration_behavior payment_behavior description", updateSubscription},
+		{"POST /v1/subscriptions/{id}", "items metadata cancel_at_period_end pause_collection trial_end billing_thresholds proration_behavior payment_behavior description", updateSubscription},
 		{"DELETE /v1/subscriptions/{id}", "invoice_now prorate cancellation_details", cancelSubscription},
+		{"POST /v1/subscriptions/{id}/resume", "billing_cycle_anchor proration_behavior", resumeSubscription},
 		{"GET /v1/subscription_items", page + "subscription", listItems},
 		{"GET /v1/subscription_items/{id}", "", getItem},
 		{"POST /v1/subscription_items/{id}/usage_records", "action quantity timestamp", createUsageRecord},
 		{"GET /v1/subscription_items/{id}/usage_record_summaries", page, listUsageRecords},
 
+		{"POST /v1/invoiceitems", "customer subscription invoice amount unit_amount unit_amount_decimal quantity currency description metadata period", createInvoiceItem},
+		{"GET /v1/invoiceitems", page + "customer invoice pending created", listInvoiceItems},
+		{"GET /v1/invoiceitems/{id}", "", getInvoiceItem},
+		{"DELETE /v1/invoiceitems/{id}", "", deleteInvoiceItem},
+		{"POST /v1/invoices", "customer subscription auto_advance pending_invoice_items_behavior description metadata collection_method", createInvoice},
 		{"GET /v1/invoices", page + "customer subscription status created", listInvoices},
 		{"GET /v1/invoices/upcoming", "customer subscription", upcomingInvoice},
 		{"POST /v1/invoices/create_preview", "customer subscription", upcomingInvoice},
 		{"GET /v1/invoices/{id}", "", getInvoice},
+		{"GET /v1/invoices/{id}/lines", page, listLines},
+		{"POST /v1/invoices/{id}/finalize", "auto_advance", finalizeInvoice},
+		{"POST /v1/invoices/{id}/pay", "", payInvoice},
+		{"POST /v1/invoices/{id}/void", "", voidInvoice},
+
+		{"POST /v1/entitlements/features", "lookup_key name metadata", createFeature},
+		{"GET /v1/entitlements/features", page + "lookup_key", listFeatures},
+		{"GET /v1/entitlements/features/{id}", "", getFeature},
+		{"POST /v1/entitlements/features/{id}", "active name metadata", updateFeature},
+		{"GET /v1/entitlements/active_entitlements", page + "customer", listEntitlements},
+
+		{"POST /v1/test_helpers/test_clocks", "frozen_time name", createClock},
+		{"GET /v1/test_helpers/test_clocks", page, listClocks},
+		{"GET /v1/test_helpers/test_clocks/{id}", "", getClock},
+		{"POST /v1/test_helpers/test_clocks/{id}/advance", "frozen_time", advanceClock},
+		{"DELETE /v1/test_helpers/test_clocks/{id}", "", deleteClock},
 
 		{"GET /v1/events", page + "type types delivery_success created", listEvents},
 		{"GET /v1/events/{id}", "", getEvent},
+		{"GET /v2/core/events", "limit object_id", listThinEvents},
+		{"GET /v2/core/events/{id}", "", getThinEvent},
 	} {
 		allowed := strings.Fields(r.params)
 		run := r.run
+		e.endpoints[r.pattern] = true
 		e.mux.HandleFunc(r.pattern, func(w http.ResponseWriter, req *http.Request) { e.serve(w, req, allowed, run) })
 	}
+	e.mux.HandleFunc("/v2/", func(w http.ResponseWriter, r *http.Request) { e.serve(w, r, nil, unknownURL) })
 	e.mux.HandleFunc("/v1/", func(w http.ResponseWriter, r *http.Request) { e.serve(w, r, nil, unknownURL) })
 }
 

@@ -3,13 +3,9 @@ package stripetest
 import (
 	"bytes"
 	"context"
-	"crypto/hmac"
-	"crypto/sha256"
-	"encoding/hex"
 	"fmt"
 	"io"
 	"net/http"
-	"strconv"
 	"sync"
 	"time"
 )
@@ -30,14 +26,16 @@ type sender struct {
 
 	mu      sync.Mutex // may be taken under e.mu, never the other way round
 	url     string
+	thin    bool
 	held    bool
 	started bool
+	fate    func(Event) Fate
 }
 
-func newSender(e *Emulator, url string) *sender {
+func newSender(e *Emulator, url string, thin bool) *sender {
 	ctx, cancel := context.WithCancel(context.Background())
 	return &sender{
-		e: e, url: url, ctx: ctx, cancel: cancel, signal: make(chan struct{}, 1),
+		e: e, url: url, thin: thin, ctx: ctx, cancel: cancel, signal: make(chan struct{}, 1),
 		client: &http.Client{Timeout: 10 * time.Second, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }},
 	}
 }
@@ -46,6 +44,12 @@ func (s *sender) connected() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.url != ""
+}
+
+func (s *sender) isThin() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.thin
 }
 
 // wake starts the goroutine if need be, and lets it look for work.
@@ -72,9 +76,9 @@ func (s *sender) close() {
 
 func (s *sender) run() {
 	for s.ctx.Err() == nil {
-		o, wait := s.due()
-		if o != nil {
-			_, _ = s.attempt(s.ctx, o.id, o.payload)
+		id, wait := s.due()
+		if id != "" {
+			s.deliver(id)
 			continue
 		}
 		timer := time.NewTimer(wait)
@@ -87,19 +91,14 @@ func (s *sender) run() {
 	}
 }
 
-type outgoing struct {
-	id      string
-	payload []byte
-}
-
 // due returns the oldest event whose time has come, or how long to wait.
-func (s *sender) due() (*outgoing, time.Duration) {
+func (s *sender) due() (id string, wait time.Duration) {
 	s.mu.Lock()
 	held := s.held || s.url == ""
 	s.mu.Unlock()
-	wait := time.Hour
+	wait = time.Hour
 	if held {
-		return nil, wait
+		return "", wait
 	}
 	s.e.mu.Lock()
 	defer s.e.mu.Unlock()
@@ -109,27 +108,99 @@ func (s *sender) due() (*outgoing, time.Duration) {
 			continue
 		}
 		if !o.next.After(now) {
-			return &outgoing{o.ID, o.payload()}, 0
+			return o.ID, 0
 		}
 		wait = min(wait, o.next.Sub(now))
 	}
-	return nil, wait
+	return "", wait
+}
+
+// deliver attempts an event as its fate will have it.
+func (s *sender) deliver(id string) {
+	switch s.fateOf(id) {
+	case Lost:
+		s.e.change(func() {
+			if o, ok := s.e.s.Events.get(id); ok {
+				o.Pending, o.Failed = false, true
+			}
+		})
+		return
+	case Late:
+		return
+	case Doubled:
+		if status, err := s.attempt(s.ctx, id); err == nil && taken(status) {
+			_, _ = s.attempt(s.ctx, id)
+		}
+	default:
+		_, _ = s.attempt(s.ctx, id)
+	}
+	s.e.change(func() { // what is late comes after the one that overtook it
+		for _, o := range s.e.s.Events.all() {
+			if o.Pending && o.fate != nil && *o.fate == Late && o.Attempts == 0 {
+				o.next = time.Time{}
+			}
+		}
+	})
+}
+
+// fateOf asks once for each event. What is late is put off the first time, and
+// prompt the second.
+func (s *sender) fateOf(id string) Fate {
+	s.mu.Lock()
+	decide, thin := s.fate, s.thin
+	s.mu.Unlock()
+	s.e.mu.Lock()
+	o, ok := s.e.s.Events.get(id)
+	if !ok || o.fate != nil || decide == nil {
+		defer s.e.mu.Unlock()
+		if ok && o.fate != nil && *o.fate == Doubled {
+			return Doubled // the first attempts were refused
+		}
+		return Prompt
+	}
+	seen := o.public(thin)
+	s.e.mu.Unlock()
+	fate := decide(seen) // without a lock: it may call the emulator
+	s.e.mu.Lock()
+	defer s.e.mu.Unlock()
+	o.fate = &fate
+	if fate == Late {
+		o.next = time.Now().Add(time.Second)
+	}
+	return fate
 }
 
 // attempt delivers an event once and records how it went.
-func (s *sender) attempt(ctx context.Context, id string, payload []byte) (int, error) {
+func (s *sender) attempt(ctx context.Context, id string) (int, error) {
 	s.mu.Lock()
-	url := s.url
+	url, thin := s.url, s.thin
 	s.mu.Unlock()
-	status, err := s.post(ctx, url, payload)
+	s.e.mu.Lock()
+	o, known := s.e.s.Events.get(id)
+	var payload []byte
+	var signature string
+	if known {
+		payload = o.payload(thin)
+		signature = s.e.signature(payload)
+	}
+	s.e.mu.Unlock()
+	if !known {
+		return 0, fmt.Errorf("stripetest: no event %.40q", id)
+	}
+	status, err := s.post(ctx, url, payload, signature)
 	if ctx.Err() != nil {
 		return status, err // ended by us, not refused
 	}
-	ok := err == nil && status >= 200 && status < 300
+	ok := err == nil && taken(status)
 	s.e.log.Debug("webhook", "event", id, "status", status, "err", err)
 	s.e.change(func() {
-		o, known := s.e.s.Events.get(id)
-		if !known || !o.Pending {
+		if ok {
+			s.e.heard(o)
+		}
+		if ok {
+			o.Failed = false
+		}
+		if !o.Pending {
 			return
 		}
 		o.Attempts++
@@ -142,14 +213,16 @@ func (s *sender) attempt(ctx context.Context, id string, payload []byte) (int, e
 	return status, err
 }
 
-func (s *sender) post(ctx context.Context, url string, payload []byte) (int, error) {
+func taken(status int) bool { return status >= 200 && status < 300 }
+
+func (s *sender) post(ctx context.Context, url string, payload []byte, signature string) (int, error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, url, bytes.NewReader(payload))
 	if err != nil {
 		return 0, err
 	}
 	req.Header.Set("Content-Type", "application/json; charset=utf-8")
 	req.Header.Set("User-Agent", "Stripe/1.0 (+https://stripe.com/docs/webhooks)")
-	req.Header.Set("Stripe-Signature", Sign(payload, s.e.WebhookSecret, s.e.opts.Now()))
+	req.Header.Set("Stripe-Signature", signature)
 	resp, err := s.client.Do(req)
 	if err != nil {
 		return 0, err
@@ -157,75 +230,4 @@ func (s *sender) post(ctx context.Context, url string, payload []byte) (int, err
 	defer resp.Body.Close()
 	_, _ = io.Copy(io.Discard, io.LimitReader(resp.Body, 64<<10))
 	return resp.StatusCode, nil
-}
-
-// Sign makes the Stripe-Signature header of a webhook
-// (https://docs.stripe.com/webhooks#verify-manually).
-func Sign(payload []byte, secret string, at time.Time) string {
-	stamp := strconv.FormatInt(at.Unix(), 10)
-	mac := hmac.New(sha256.New, []byte(secret))
-	mac.Write([]byte(stamp + "."))
-	mac.Write(payload)
-	return "t=" + stamp + ",v1=" + hex.EncodeToString(mac.Sum(nil))
-}
-
-// SetWebhookURL chooses where webhooks go from now on; events of before are
-// not delivered unless they were pending.
-func (e *Emulator) SetWebhookURL(url string) {
-	e.send.mu.Lock()
-	e.send.url = url
-	e.send.mu.Unlock()
-	e.send.wake()
-}
-
-// HoldWebhooks keeps events from being delivered, until
-// [Emulator.ReleaseWebhooks]. Meanwhile [Emulator.Deliver] delivers them in
-// any order, as often as you like.
-func (e *Emulator) HoldWebhooks() {
-	e.send.mu.Lock()
-	e.send.held = true
-	e.send.mu.Unlock()
-}
-
-// ReleaseWebhooks delivers what was held back and still is undelivered, oldest
-// first.
-func (e *Emulator) ReleaseWebhooks() {
-	e.send.mu.Lock()
-	e.send.held = false
-	e.send.mu.Unlock()
-	e.send.wake()
-}
-
-// Deliver sends one event now, whether or not it was sent before, and returns
-// the endpoint's status. An event that was answered with 2xx isn't pending any
-// more.
-func (e *Emulator) Deliver(ctx context.Context, eventID string) (status int, err error) {
-	e.mu.Lock()
-	o, ok := e.s.Events.get(eventID)
-	var payload []byte
-	if ok {
-		payload = o.payload()
-	}
-	e.mu.Unlock()
-	if !ok {
-		return 0, fmt.Errorf("stripetest: no event %.40q", eventID)
-	}
-	if !e.send.connected() {
-		return 0, fmt.Errorf("stripetest: deliver %s: no webhook URL", eventID)
-	}
-	return e.send.attempt(ctx, eventID, payload)
-}
-
-// Undelivered returns the ids of the events that wait to be delivered, oldest
-// first.
-func (e *Emulator) Undelivered() []string {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	var out []string
-	for _, o := range e.s.Events.all() {
-		if o.Pending {
-			out = append(out, o.ID)
-		}
-	}
-	return out
 }

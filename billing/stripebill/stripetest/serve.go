@@ -3,15 +3,18 @@ package stripetest
 import (
 	"crypto/sha256"
 	"encoding/hex"
+	"fmt"
+	"maps"
 	"net/http"
 	"net/url"
+	"regexp"
 	"strings"
 	"time"
 )
 
 // keyMemory is how long an idempotency key and a meter event's identifier are
 // remembered.
-const keyMemory = 24 * time.Hour
+const keyMemory = int64(24 * time.Hour / time.Second)
 
 // savedAnswer is what an idempotency key replays.
 type savedAnswer struct {
@@ -40,7 +43,16 @@ func (e *Emulator) answer(r *http.Request, fault *Fault, allowed []string, run e
 	if err := e.authorized(r); err != nil {
 		return answerOf(nil, err)
 	}
+	e.mu.Lock()
+	a, limited := e.limited(r)
+	e.mu.Unlock()
+	if limited {
+		return a
+	}
 	p, err := readParams(r)
+	if err == nil {
+		err = checkVersion(r)
+	}
 	if err == nil && allowed != nil {
 		err = p.allow(allowed)
 	}
@@ -77,11 +89,14 @@ func (e *Emulator) answer(r *http.Request, fault *Fault, allowed []string, run e
 		e.mu.Lock()
 	}
 	rolled := e.roll() // what has fallen due since the last request
-	var a answer
+	e.forget()
 	save := r.Method != http.MethodGet
 	if kind := fault.kind(); kind == Error500Before {
 		a = internalError()
 	} else {
+		if r.Method != http.MethodGet && r.Pattern != meterEvents {
+			e.dueAt = 0 // it may be something else now
+		}
 		c := &call{Emulator: e, p: p, r: r, at: e.now(), modern: e.modern(r)}
 		v, err := run(c)
 		a = answerOf(v, err)
@@ -112,20 +127,26 @@ func (e *Emulator) remembered(key, digest string) (answer, bool) {
 		return answerOf(nil, &apiError{Status: http.StatusConflict, Type: "idempotency_error", Code: "idempotency_key_in_use",
 			Message: "There is currently another in-progress request using this Idempotency Key."}), true
 	}
-	now := e.now().Unix()
-	for k, saved := range e.s.Keys {
-		if now-saved.Created >= int64(keyMemory/time.Second) {
-			delete(e.s.Keys, k)
-		}
-	}
 	saved := e.s.Keys[key]
-	if saved == nil {
+	if saved == nil || e.now().Unix()-saved.Created >= keyMemory {
 		return answer{}, false
 	}
 	if saved.Request != digest {
 		return answerOf(nil, keyReused()), true
 	}
 	return answer{status: saved.Status, body: []byte(saved.Body), header: http.Header{"Idempotent-Replayed": {"true"}}}, true
+}
+
+// forget drops the keys and meter events of more than a day ago, once an hour.
+// It needs the lock.
+func (e *Emulator) forget() {
+	now := e.now().Unix()
+	if now < e.forgetAt {
+		return
+	}
+	e.forgetAt = now + int64(time.Hour/time.Second)
+	maps.DeleteFunc(e.s.Keys, func(_ string, o *savedAnswer) bool { return now-o.Created >= keyMemory })
+	maps.DeleteFunc(e.s.Received, func(_ string, o *received) bool { return now-o.At >= keyMemory })
 }
 
 func requestDigest(r *http.Request, p params) string {
@@ -135,7 +156,7 @@ func requestDigest(r *http.Request, p params) string {
 
 // meterLane names what only one request at a time may write to.
 func meterLane(r *http.Request, p params) string {
-	if r.Method != http.MethodPost || r.URL.Path != "/v1/billing/meter_events" {
+	if r.Pattern != meterEvents {
 		return ""
 	}
 	return p.str("event_name") + "\n" + p.str("payload[stripe_customer_id]")
@@ -143,7 +164,16 @@ func meterLane(r *http.Request, p params) string {
 
 // modern reports whether the request speaks the layout of 2025-03-31 or later.
 func (e *Emulator) modern(r *http.Request) bool {
-	return isModern(firstOf(r.Header.Get("Stripe-Version"), e.opts.APIVersion))
+	return isModern(firstOf(r.Header.Get("Stripe-Version"), e.version))
+}
+
+var versionForm = regexp.MustCompile(`^\d{4}-\d{2}-\d{2}(\.[a-z]+)?$`)
+
+func checkVersion(r *http.Request) error {
+	if v := r.Header.Get("Stripe-Version"); v != "" && !versionForm.MatchString(v) {
+		return &apiError{Status: http.StatusBadRequest, Message: fmt.Sprintf("Invalid Stripe API version: %.40s", v)}
+	}
+	return nil
 }
 
 func isModern(version string) bool { return strings.Compare(version, newLayout) >= 0 }

@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 )
 
@@ -14,22 +15,27 @@ import (
 type state struct {
 	SecretKey     string        `json:"secret_key"`
 	WebhookSecret string        `json:"webhook_secret"`
+	OldSecrets    []oldSecret   `json:"old_secrets,omitempty"`
 	Offset        time.Duration `json:"offset"` // of the clock
 
-	Customers     table[customer]     `json:"customers"`
-	Products      table[product]      `json:"products"`
-	Prices        table[price]        `json:"prices"`
-	Meters        table[meter]        `json:"meters"`
-	Sessions      table[session]      `json:"sessions"`
-	Subscriptions table[subscription] `json:"subscriptions"`
-	Invoices      table[invoice]      `json:"invoices"`
-	Portals       table[portal]       `json:"portals"`
-	Events        table[event]        `json:"events"`
+	Clocks        table[testClock]     `json:"clocks"`
+	Customers     table[customer]      `json:"customers"`
+	Products      table[product]       `json:"products"`
+	Features      table[feature]       `json:"features"`
+	Prices        table[price]         `json:"prices"`
+	Meters        table[meter]         `json:"meters"`
+	Sessions      table[session]       `json:"sessions"`
+	Subscriptions table[subscription]  `json:"subscriptions"`
+	Invoices      table[invoice]       `json:"invoices"`
+	InvoiceItems  table[invoiceItem]   `json:"invoice_items"`
+	Portals       table[portal]        `json:"portals"`
+	PortalConfigs table[portalConfig]  `json:"portal_configs"`
+	Events        table[event]         `json:"events"`
+	Received      map[string]*received `json:"received"` // meter events, by their identifier
 
-	Usage       map[string]map[int64]int64 `json:"usage"`       // meter and customer -> minute -> sum
-	Arrivals    []arrival                  `json:"arrivals"`    // what summaries may not show yet
-	Identifiers map[string]int64           `json:"identifiers"` // of meter events -> when received
-	Keys        map[string]*savedAnswer    `json:"keys"`        // idempotency keys
+	Usage    map[string]map[int64]int64 `json:"usage"`    // meter and customer -> minute -> sum
+	Arrivals []arrival                  `json:"arrivals"` // what summaries don't show yet
+	Keys     map[string]*savedAnswer    `json:"keys"`     // idempotency keys
 }
 
 // table keeps objects of one kind in the order in which they were made.
@@ -60,6 +66,17 @@ func (t *table[T]) all() []*T {
 		out = append(out, t.Rows[id])
 	}
 	return out
+}
+
+// remove forgets the rows for which f is true.
+func (t *table[T]) remove(f func(*T) bool) {
+	t.Order = slices.DeleteFunc(t.Order, func(id string) bool {
+		drop := f(t.Rows[id])
+		if drop {
+			delete(t.Rows, id)
+		}
+		return drop
+	})
 }
 
 // trim forgets the oldest rows that f allows to forget, until no more than n
@@ -100,8 +117,8 @@ func (f *file) load() (*state, error) {
 	if s.Usage == nil {
 		s.Usage = map[string]map[int64]int64{}
 	}
-	if s.Identifiers == nil {
-		s.Identifiers = map[string]int64{}
+	if s.Received == nil {
+		s.Received = map[string]*received{}
 	}
 	if s.Keys == nil {
 		s.Keys = map[string]*savedAnswer{}

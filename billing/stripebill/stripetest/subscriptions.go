@@ -22,6 +22,9 @@ type subscription struct {
 	CanceledAt        int64             `json:"canceled_at,omitempty"`
 	EndedAt           int64             `json:"ended_at,omitempty"`
 	PauseBehavior     string            `json:"pause_behavior,omitempty"`
+	TrialWithout      string            `json:"trial_without,omitempty"` // "pause" or "cancel" when no card was given
+	Warned            bool              `json:"warned,omitempty"`        // of the end of the trial
+	AmountThreshold   int64             `json:"amount_threshold,omitempty"`
 	LatestInvoice     string            `json:"latest_invoice,omitempty"`
 	Items             []*item           `json:"items"`
 }
@@ -35,6 +38,8 @@ type item struct {
 	Created  int64             `json:"created"`
 	Records  map[int64]int64   `json:"records,omitempty"` // legacy usage: timestamp -> quantity
 	Closed   []closedPeriod    `json:"closed,omitempty"`  // oldest first
+
+	UsageThreshold int64 `json:"usage_threshold,omitempty"`
 }
 
 // closedPeriod is a billing period that its invoice has taken in.
@@ -54,14 +59,18 @@ func (e *Emulator) subscriptionView(o *subscription, modern bool) any {
 	for _, it := range o.Items {
 		items = append(items, e.itemView(o, it, modern))
 	}
-	var pause any
+	var pause, thresholds any
 	if o.PauseBehavior != "" {
 		pause = object{"behavior": o.PauseBehavior, "resumes_at": nil}
+	}
+	if o.AmountThreshold > 0 {
+		thresholds = object{"amount_gte": o.AmountThreshold, "reset_billing_cycle_anchor": false}
 	}
 	v := object{
 		"id": o.ID, "object": "subscription", "customer": o.Customer, "status": o.Status, "created": o.Created,
 		"start_date": o.Created, "billing_cycle_anchor": o.Anchor, "cancel_at_period_end": o.CancelAtPeriodEnd,
 		"canceled_at": timeOrNull(o.CanceledAt), "ended_at": timeOrNull(o.EndedAt), "trial_end": timeOrNull(o.TrialEnd),
+		"cancel_at": nil, "billing_thresholds": thresholds, "test_clock": e.clockOf(o.Customer),
 		"pause_collection": pause, "latest_invoice": orNull(o.LatestInvoice), "metadata": metadataOf(o.Metadata),
 		"description": orNull(o.Description), "collection_method": "charge_automatically", "currency": "usd", "livemode": false,
 		"items": listOf("/v1/subscription_items?subscription="+o.ID, items, false),
@@ -77,8 +86,13 @@ func (e *Emulator) subscriptionView(o *subscription, modern bool) any {
 
 func (e *Emulator) itemView(o *subscription, it *item, modern bool) object {
 	p := e.s.Prices.Rows[it.Price]
+	var thresholds any
+	if it.UsageThreshold > 0 {
+		thresholds = object{"usage_gte": it.UsageThreshold}
+	}
 	v := object{
-		"id": it.ID, "object": "subscription_item", "subscription": o.ID, "created": it.Created,
+		"billing_thresholds": thresholds,
+		"id":                 it.ID, "object": "subscription_item", "subscription": o.ID, "created": it.Created,
 		"metadata": metadataOf(it.Metadata), "price": p.view(),
 	}
 	if !p.Metered {
@@ -90,12 +104,11 @@ func (e *Emulator) itemView(o *subscription, it *item, modern bool) object {
 	return v
 }
 
-// addSubscription starts a subscription and its first invoice. It needs the
-// lock, and items that were checked.
-func (e *Emulator) addSubscription(who *customer, items []*item, metadata map[string]string, trial time.Duration, at int64, later bool) *subscription {
-	o := &subscription{ID: newID("sub_"), Customer: who.ID, Status: "active", Metadata: metadata, Created: at,
-		Anchor: at, PeriodStart: at, Items: items}
-	for _, it := range items {
+// addSubscription starts o, which has its customer and its items, and makes
+// its first invoice. It needs the lock.
+func (e *Emulator) addSubscription(o *subscription, trial time.Duration, at int64, later bool) {
+	o.ID, o.Status, o.Created, o.Anchor, o.PeriodStart = newID("sub_"), "active", at, at, at
+	for _, it := range o.Items {
 		it.Created = at
 	}
 	if trial > 0 {
@@ -110,13 +123,12 @@ func (e *Emulator) addSubscription(who *customer, items []*item, metadata map[st
 	if trial == 0 {
 		e.bill(inv, o, o.PeriodStart, o.PeriodEnd)
 	}
-	if who.Declines && inv.total() > 0 {
+	if e.s.Customers.Rows[o.Customer].Declines && inv.total() > 0 {
 		o.Status = "incomplete"
 	}
 	e.emitSubscription("created", o)
 	e.emitInvoice("created", inv)
 	e.finalize(inv, at)
-	return o
 }
 
 // checkItems makes items of what a request lists: price and quantity.
@@ -148,7 +160,11 @@ func (c *call) checkItems(param string, lines []params) ([]*item, error) {
 		if slices.ContainsFunc(out, func(it *item) bool { return it.Price == p.ID }) {
 			return nil, invalid(at+"[price]", "The same price is listed twice.")
 		}
-		out = append(out, &item{ID: newID("si_"), Price: p.ID, Quantity: quantity, Metadata: line.object("metadata")})
+		usage, err := line.number("billing_thresholds[usage_gte]", 0)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, &item{ID: newID("si_"), Price: p.ID, Quantity: quantity, Metadata: line.object("metadata"), UsageThreshold: usage})
 	}
 	return out, nil
 }
@@ -173,20 +189,41 @@ func createSubscription(c *call) (any, error) {
 	if err != nil {
 		return nil, err
 	}
+	at := c.timeOf(who.ID).Truncate(time.Second)
 	trial := time.Duration(days) * 24 * time.Hour
 	if end > 0 {
-		trial = time.Unix(end, 0).Sub(c.at.Truncate(time.Second))
+		trial = time.Unix(end, 0).Sub(at)
 	}
 	if trial < 0 {
 		return nil, invalid("trial_end", "The trial must end in the future.")
 	}
-	cancel, _, err := c.p.boolean("cancel_at_period_end")
-	if err != nil {
+	o := &subscription{Customer: who.ID, Items: items, Metadata: c.p.object("metadata"), Description: c.p.str("description")}
+	if o.CancelAtPeriodEnd, _, err = c.p.boolean("cancel_at_period_end"); err != nil {
 		return nil, err
 	}
-	o := c.addSubscription(who, items, c.p.object("metadata"), trial, c.at.Unix(), false)
-	o.CancelAtPeriodEnd, o.Description = cancel, c.p.str("description")
+	if o.AmountThreshold, err = c.p.number("billing_thresholds[amount_gte]", 0); err != nil {
+		return nil, err
+	}
+	// Customers of the emulator have a card, unless the request says what to do
+	// without one and gives none.
+	if !c.p.has("default_payment_method") {
+		if o.TrialWithout, err = trialEnd(c.p.str("trial_settings[end_behavior][missing_payment_method]")); err != nil {
+			return nil, err
+		}
+	}
+	c.addSubscription(o, trial, at.Unix(), false)
 	return c.subscriptionView(o, c.modern), nil
+}
+
+// trialEnd reads what a trial without a card ends in: empty for a bill.
+func trialEnd(behavior string) (string, error) {
+	switch behavior {
+	case "", "create_invoice":
+		return "", nil
+	case "pause", "cancel":
+		return behavior, nil
+	}
+	return "", invalid("trial_settings[end_behavior][missing_payment_method]", "Invalid value: must be one of cancel, create_invoice, or pause")
 }
 
 func (c *call) subscription(id, param string) (*subscription, error) {
@@ -217,17 +254,30 @@ func updateSubscription(c *call) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	items := o.Items
+	if behavior := c.p.str("pause_collection[behavior]"); behavior != "" && behavior != "void" && behavior != "keep_as_draft" && behavior != "mark_uncollectible" {
+		return nil, invalid("pause_collection[behavior]", "Invalid pause_collection[behavior]: must be one of keep_as_draft, mark_uncollectible, or void")
+	}
+	threshold, err := c.p.number("billing_thresholds[amount_gte]", 0)
+	if err != nil {
+		return nil, err
+	}
+	endTrial := c.p.str("trial_end") == "now"
+	if c.p.has("trial_end") && !endTrial {
+		return nil, invalid("trial_end", "The emulator ends trials now, or as they began.")
+	}
 	if c.p.has("items") {
-		if items, err = c.changedItems(o); err != nil {
+		if err := c.changeItems(o); err != nil {
 			return nil, err
 		}
 	}
-	o.Items = items
+	if c.p.has("billing_thresholds") {
+		o.AmountThreshold = threshold
+	}
+	at := c.timeOf(o.Customer).Unix()
 	if set {
 		o.CancelAtPeriodEnd, o.CanceledAt = cancel, 0
 		if cancel {
-			o.CanceledAt = c.at.Unix()
+			o.CanceledAt = at
 		}
 	}
 	if c.p.has("pause_collection") {
@@ -235,48 +285,39 @@ func updateSubscription(c *call) (any, error) {
 	}
 	o.Description = firstOf(c.p.str("description"), o.Description)
 	o.Metadata = mergeMetadata(o.Metadata, c.p.object("metadata"))
-	c.emitSubscription("updated", o)
+	if endTrial && o.Status == "trialing" {
+		o.TrialEnd, o.Anchor, o.PeriodEnd = at, at, at
+		c.turn(o, at) // tells of the update
+	} else {
+		c.emitSubscription("updated", o)
+	}
 	return c.subscriptionView(o, c.modern), nil
 }
 
-// changedItems applies items[...]: with an id it changes or deletes that item,
-// without it adds one. Nothing is prorated.
-func (c *call) changedItems(o *subscription) ([]*item, error) {
-	out := make([]*item, 0, len(o.Items))
-	for _, it := range o.Items {
-		changed := *it
-		out = append(out, &changed)
+// resumeSubscription ends a pause that a trial without a card ended in. A new
+// period begins, and is billed.
+func resumeSubscription(c *call) (any, error) {
+	o, err := c.subscription(c.id(), "id")
+	if err != nil {
+		return nil, err
 	}
-	for i, line := range c.p.list("items") {
-		if !line.has("id") {
-			added, err := c.checkItems("items", []params{line})
-			if err != nil {
-				return nil, err
-			}
-			added[0].Created = c.at.Unix()
-			out = append(out, added[0])
-			continue
-		}
-		at := slices.IndexFunc(out, func(it *item) bool { return it.ID == line.str("id") })
-		if at < 0 {
-			return nil, missing("subscription_item", line.str("id"), "items["+strconv.Itoa(i)+"][id]")
-		}
-		if line.str("deleted") == "true" {
-			out = slices.Delete(out, at, at+1)
-			continue
-		}
-		if line.has("price") {
-			checked, err := c.checkItems("items", []params{line})
-			if err != nil {
-				return nil, err
-			}
-			out[at].Price, out[at].Quantity = checked[0].Price, checked[0].Quantity
-		}
+	if o.Status != "paused" {
+		return nil, &apiError{Status: http.StatusBadRequest, ran: true, Message: "Only a paused subscription can be resumed; this one is " + o.Status + "."}
 	}
-	if len(out) == 0 {
-		return nil, invalid("items", "A subscription must have at least one active plan.")
+	at := c.timeOf(o.Customer).Unix()
+	o.Status, o.TrialWithout = "active", ""
+	if c.p.str("billing_cycle_anchor") != "unchanged" {
+		o.Anchor = at
 	}
-	return out, nil
+	o.PeriodStart = at
+	o.PeriodEnd = c.nextPeriodEnd(o)
+	inv := c.addInvoice(o, "subscription_update", at)
+	c.bill(inv, o, o.PeriodStart, o.PeriodEnd)
+	c.emitSubscription("resumed", o)
+	c.emitSubscription("updated", o)
+	c.emitInvoice("created", inv)
+	c.finalize(inv, at)
+	return c.subscriptionView(o, c.modern), nil
 }
 
 // cancelSubscription answers for an ended subscription as if there were none,
@@ -293,7 +334,7 @@ func cancelSubscription(c *call) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	c.end(o, c.at.Unix(), now)
+	c.end(o, c.timeOf(o.Customer).Unix(), now)
 	return c.subscriptionView(o, c.modern), nil
 }
 
@@ -316,6 +357,10 @@ func listSubscriptions(c *call) (any, error) {
 	status := c.p.str("status")
 	return page(c, c.s.Subscriptions.all(), func(o *subscription) string { return o.ID }, func(o *subscription) bool {
 		if c.p.has("customer") && o.Customer != c.p.str("customer") || !c.since(o.Created) {
+			return false
+		}
+		if clock := c.clockOf(o.Customer); c.p.has("test_clock") && clock != c.p.str("test_clock") ||
+			!c.p.has("test_clock") && !c.p.has("customer") && clock != nil {
 			return false
 		}
 		if c.p.has("price") && !slices.ContainsFunc(o.Items, func(it *item) bool { return it.Price == c.p.str("price") }) {

@@ -75,14 +75,15 @@ func createUsageRecord(c *call) (any, error) {
 	if err != nil || quantity < 0 {
 		return nil, invalid("quantity", "Invalid non-negative integer")
 	}
-	at := c.at.Unix()
+	now := c.timeOf(o.Customer).Unix()
+	at := now
 	if c.p.str("timestamp") != "now" {
 		if at, err = c.p.number("timestamp", at); err != nil {
 			return nil, err
 		}
 	}
 	switch {
-	case at > c.at.Unix():
+	case at > now:
 		return nil, &apiError{Status: http.StatusBadRequest, Param: "timestamp", Code: "timestamp_in_future",
 			Message: "Cannot create the usage record with this timestamp because it is in the future."}
 	case at < o.PeriodStart, at == o.PeriodStart && len(it.Closed) > 0:
@@ -95,6 +96,9 @@ func createUsageRecord(c *call) (any, error) {
 	}
 	switch action := firstOf(c.p.str("action"), "increment"); action {
 	case "set":
+		if o.AmountThreshold > 0 || it.UsageThreshold > 0 {
+			return nil, invalid("action", "A subscription with billing thresholds takes usage records with the action increment alone.")
+		}
 		changed[at] = quantity
 	case "increment":
 		changed[at] += quantity

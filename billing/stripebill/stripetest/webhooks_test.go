@@ -22,6 +22,8 @@ type hook struct {
 	mu     sync.Mutex
 	refuse int
 	got    []string // event types, in the order of their acceptance
+	last   []byte
+	header string // of the last
 	bad    error
 }
 
@@ -36,6 +38,7 @@ func newHook(t *testing.T, s *stripetest.Server, refuse int) *hook {
 		if err := webhook.ValidatePayload(body, r.Header.Get("Stripe-Signature"), s.WebhookSecret); err != nil {
 			h.bad = err
 		}
+		h.last, h.header = body, r.Header.Get("Stripe-Signature")
 		if h.refuse > 0 {
 			h.refuse--
 			w.WriteHeader(http.StatusInternalServerError)
@@ -53,6 +56,13 @@ func (h *hook) types() []string {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return slices.Clone(h.got)
+}
+
+// latest is the last webhook that came, and its signature.
+func (h *hook) latest() (body []byte, signature string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.last, h.header
 }
 
 func realTime() *stripetest.Options { return &stripetest.Options{Now: time.Now} }
@@ -119,6 +129,159 @@ func TestDeliverInAnyOrder(t *testing.T) {
 
 	_, err := s.Deliver(t.Context(), "evt_unknown")
 	require.ErrorContains(t, err, "evt_unknown")
+}
+
+// TestDisturbedWebhooks: each event has the fate that it is given. What is lost
+// is in the event list as undelivered, until it is delivered by hand. Mutations
+// seen by it: a lost event counted as delivered; a late one sent at once.
+func TestDisturbedWebhooks(t *testing.T) {
+	t.Parallel()
+	s := newServer(t, realTime())
+	h := newHook(t, s, 0)
+	fates := map[string]stripetest.Fate{
+		"customer.created": stripetest.Late, "product.created": stripetest.Lost, "price.created": stripetest.Doubled,
+	}
+	s.DisturbWebhooks(func(e stripetest.Event) stripetest.Fate { return fates[e.Type] })
+	s.HoldWebhooks()
+	s.SetWebhookURL(h.URL)
+	create(t, s, "/v1/customers", nil)
+	create(t, s, "/v1/billing/meters", url.Values{"display_name": {"Calls"}, "event_name": {"calls"}, "default_aggregation[formula]": {"sum"}})
+	product := create(t, s, "/v1/products", url.Values{"name": {"Pro"}})
+	create(t, s, "/v1/prices", url.Values{"product": {product}, "currency": {"usd"}, "unit_amount": {"1"}, "recurring[interval]": {"month"}})
+	s.ReleaseWebhooks()
+	require.Eventually(t, func() bool { return len(s.Undelivered()) == 0 }, 10*time.Second, 5*time.Millisecond)
+	require.Equal(t, []string{"billing.meter.created", "customer.created", "price.created", "price.created"}, h.types())
+
+	undelivered := func() []any {
+		_, out, _ := call(t, s, http.MethodGet, "/v1/events?delivery_success=false", nil, nil)
+		return out["data"].([]any)
+	}
+	lost := undelivered()
+	require.Len(t, lost, 1)
+	require.Equal(t, "product.created", lost[0].(map[string]any)["type"])
+	status, err := s.Deliver(t.Context(), lost[0].(map[string]any)["id"].(string))
+	require.NoError(t, err)
+	require.Equal(t, 200, status)
+	require.Empty(t, undelivered())
+
+	// Without a successor, what is late comes by itself.
+	create(t, s, "/v1/customers", nil)
+	require.Eventually(t, func() bool { return len(s.Undelivered()) == 0 }, 10*time.Second, 5*time.Millisecond)
+	require.Equal(t, "customer.created", h.types()[5])
+}
+
+// TestUndeliveredEventsAreKept for 30 days.
+func TestUndeliveredEventsAreKept(t *testing.T) {
+	t.Parallel()
+	s := newServer(t, nil)
+	s.HoldWebhooks()
+	s.SetWebhookURL("http://127.0.0.1:1/")
+	create(t, s, "/v1/customers", nil)
+	count := func() int {
+		_, out, _ := call(t, s, http.MethodGet, "/v1/events?delivery_success=false", nil, nil)
+		return len(out["data"].([]any))
+	}
+	s.Advance(30 * 24 * time.Hour)
+	require.Equal(t, 1, count())
+	s.Advance(time.Second)
+	require.Zero(t, count())
+}
+
+// TestThinWebhooks carry no object, and are to be found in the second version
+// of the API (https://docs.stripe.com/event-destinations#thin-events).
+func TestThinWebhooks(t *testing.T) {
+	t.Parallel()
+	s := newServer(t, &stripetest.Options{Now: time.Now, ThinWebhooks: true})
+	h := newHook(t, s, 0)
+	s.SetWebhookURL(h.URL)
+	id := create(t, s, "/v1/customers", url.Values{"email": {"ada@example.com"}})
+	require.Eventually(t, func() bool { return len(s.Undelivered()) == 0 }, 10*time.Second, 5*time.Millisecond)
+	require.NoError(t, h.bad)
+	body, _ := h.latest()
+	require.NotContains(t, string(body), "ada@example.com")
+	var thin map[string]any
+	require.NoError(t, json.Unmarshal(body, &thin))
+	require.Equal(t, "v2.core.event", thin["object"])
+	require.Equal(t, "v1.customer.created", thin["type"])
+	require.Equal(t, map[string]any{"id": id, "type": "customer", "url": "/v1/customers/" + id}, thin["related_object"])
+	_, err := time.Parse(time.RFC3339, thin["created"].(string))
+	require.NoError(t, err)
+
+	_, read, _ := call(t, s, http.MethodGet, "/v2/core/events/"+thin["id"].(string), nil, nil)
+	require.Equal(t, s.Events()[0].ID, read["snapshot_event"])
+	_, listed, _ := call(t, s, http.MethodGet, "/v2/core/events?object_id="+id, nil, nil)
+	require.Len(t, listed["data"], 1)
+	_, listed, _ = call(t, s, http.MethodGet, "/v2/core/events?object_id=cus_other", nil, nil)
+	require.Empty(t, listed["data"])
+	s.SetThinWebhooks(false)
+	_, err = s.Deliver(t.Context(), s.Events()[0].ID)
+	require.NoError(t, err)
+	body, _ = h.latest()
+	require.Contains(t, string(body), "ada@example.com")
+}
+
+// TestRolledSecret: during a roll webhooks bear the signatures of both secrets,
+// and Stripe's own library takes either.
+func TestRolledSecret(t *testing.T) {
+	t.Parallel()
+	s := newServer(t, realTime())
+	h := newHook(t, s, 0)
+	s.SetWebhookURL(h.URL)
+	fresh := s.RollWebhookSecret(time.Hour)
+	create(t, s, "/v1/customers", nil)
+	event := s.Events()[0].ID
+	deliver := func() (old, rolled error) {
+		_, err := s.Deliver(t.Context(), event)
+		require.NoError(t, err)
+		body, signature := h.latest()
+		return webhook.ValidatePayload(body, signature, s.WebhookSecret), webhook.ValidatePayload(body, signature, fresh)
+	}
+	old, rolled := deliver()
+	require.NoError(t, old)
+	require.NoError(t, rolled)
+	s.Advance(time.Hour)
+	old, rolled = deliver()
+	require.ErrorIs(t, old, webhook.ErrNoValidSignature)
+	require.NoError(t, rolled)
+}
+
+// TestDraftWaitsForItsWebhook: the hour of a draft begins when the endpoint has
+// taken invoice.created; if it never does, the draft lasts for three days.
+// Mutation seen by it: the draft finalised an hour after its creation.
+func TestDraftWaitsForItsWebhook(t *testing.T) {
+	t.Parallel()
+	end := time.Date(2026, 2, 28, 10, 0, 0, 0, time.UTC)
+	for name, taken := range map[string]bool{"taken": true, "refused": false} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := newServer(t, nil)
+			o := newShop(t, s, false)
+			h := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
+			t.Cleanup(h.Close)
+			s.HoldWebhooks()
+			s.SetWebhookURL(h.URL)
+			s.Advance(end.Sub(start) + 2*time.Hour) // past the hour at one stroke
+			status, out, _ := call(t, s, http.MethodPost, "/v1/billing/meter_events", o.use("5", "", end.Add(-time.Minute)), nil)
+			require.Equal(t, 200, status, "%v", out)
+			if !taken {
+				s.Advance(70*time.Hour - time.Second)
+				require.Zero(t, s.Billed(o.customer))
+				s.Advance(time.Second)
+				require.EqualValues(t, 5, s.Billed(o.customer))
+				return
+			}
+			events := s.Events()
+			at := slices.IndexFunc(events, func(e stripetest.Event) bool {
+				return e.Type == "invoice.created" && slices.Contains(s.Undelivered(), e.ID)
+			})
+			_, err := s.Deliver(t.Context(), events[at].ID)
+			require.NoError(t, err)
+			s.Advance(time.Hour - time.Second)
+			require.Zero(t, s.Billed(o.customer))
+			s.Advance(time.Second)
+			require.EqualValues(t, 5, s.Billed(o.customer))
+		})
+	}
 }
 
 // TestBuying fires what Stripe fires, in one of the orders in which it may.
