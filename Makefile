@@ -26,9 +26,10 @@ bench: ## Print the speed of this beside what it is compared with
 	@.ci/setup
 	@.ci/bench
 
-e2e: ## Drive the server with clients of other makers
+e2e: ## Drive the server with clients of other makers, and hold the Stripe emulator against Stripe's own
 	@.ci/setup
 	@.ci/e2e
+	@.ci/e2e-stripe
 
 soak: ## Run the long form of the tests that have one
 	@.ci/setup

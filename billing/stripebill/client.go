@@ -23,7 +23,7 @@ type Options struct {
 	APIBase string
 
 	// APIVersion is sent as Stripe-Version. Legacy usage records exist before
-	// 2025-03-31 only. Defaults to the version that stripe-go pins, 2023-10-16.
+	// 2025-03-31 only. Defaults to 2023-10-16.
 	APIVersion string
 
 	// HTTPClient makes the requests. Redirects should not be followed.

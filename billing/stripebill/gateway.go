@@ -14,6 +14,9 @@ import (
 // changes this file and no other. It sends and decodes; what an answer means
 // is decided elsewhere, from [APIError].
 //
+// The API version is ours as well, not that of the library: a new major brings
+// no new layout along.
+//
 // Every request goes through Backend.Call with our own structs. That reaches
 // endpoints and fields that this version of stripe-go doesn't know, and reads
 // both the old and the new layout of those that it does.
@@ -22,6 +25,9 @@ type gateway struct {
 	key     string
 	header  http.Header
 }
+
+// defaultVersion is an API version that has usage records beside meters.
+const defaultVersion = "2023-10-16"
 
 // request is one call of the API. For a GET the form is the query.
 type request struct {
@@ -47,11 +53,13 @@ func newGateway(key, base, version string, client *http.Client) *gateway {
 		EnableTelemetry:   stripe.Bool(false),
 		LeveledLogger:     &stripe.LeveledLogger{Level: stripe.LevelNull},
 	}
-	g := &gateway{backend: stripe.GetBackendWithConfig(stripe.APIBackend, config), key: key}
-	if version != "" {
-		g.header = http.Header{"Stripe-Version": {version}}
+	if version == "" {
+		version = defaultVersion
 	}
-	return g
+	return &gateway{
+		backend: stripe.GetBackendWithConfig(stripe.APIBackend, config), key: key,
+		header: http.Header{"Stripe-Version": {version}},
+	}
 }
 
 // call sends r and decodes the answer into out. The error is an [*APIError]

@@ -168,7 +168,7 @@ func (e *Emulator) lineView(o *invoice, l line, modern bool) object {
 		v["price"], v["subscription"], v["subscription_item"] = nil, orNull(o.Subscription), l.Item
 		v["type"], v["proration"], v["invoice_item"] = "subscription", l.Proration, l.InvoiceItem
 		if p != nil {
-			v["price"] = p.view()
+			v["price"] = p.view(false)
 		}
 		if l.Item == "" {
 			v["type"] = "invoiceitem"

@@ -32,9 +32,10 @@ const mocksEnv = "STRIPE_MOCKS"
 func TestAnswersLikeStripeMock(t *testing.T) {
 	t.Parallel()
 	programs := filepath.SplitList(os.Getenv(mocksEnv))
-	if len(programs) != 2 {
+	if len(programs) == 0 {
 		t.Skipf("%s doesn't name stripe-mock v0.189.0 and v0.203.0; make e2e does", mocksEnv)
 	}
+	require.Len(t, programs, 2)
 	for i, version := range []string{"2023-10-16", "2026-08-26.dahlia"} {
 		t.Run(version, func(t *testing.T) {
 			t.Parallel()
@@ -51,15 +52,15 @@ func TestAnswersLikeStripeMock(t *testing.T) {
 				ours, status := ask(t, s.URL, s.SecretKey, version, step.method, path, form)
 				require.Equal(t, 200, status, "%s: the emulator: %v", name, ours)
 				theirs, status := ask(t, mock, "sk_test_123", version, step.method, path, form)
-				require.Equal(t, 200, status, "%s: stripe-mock: %v", name, theirs)
+				if status != 200 {
+					t.Errorf("%s: stripe-mock: %v", name, theirs)
+					continue
+				}
 				for _, difference := range unlike("", ours, theirs) {
 					t.Errorf("%s: %s", name, difference)
 				}
-				for _, field := range readFields[step.reads] {
-					require.True(t, holds(ours, field), "%s: the emulator has no %s", name, field)
-					require.True(t, holds(theirs, field), "%s: stripe-mock has no %s", name, field)
-				}
-				for _, field := range readFields[step.reads+map[bool]string{false: ", old", true: ", new"}[modern]] {
+				layout := map[bool]string{false: ", old", true: ", new"}[modern]
+				for _, field := range slices.Concat(readFields[step.reads], readFields[step.reads+layout]) {
 					require.True(t, holds(ours, field), "%s: the emulator has no %s", name, field)
 					require.True(t, holds(theirs, field), "%s: stripe-mock has no %s", name, field)
 				}
@@ -254,8 +255,13 @@ func fillForm(form url.Values, ids map[string]string) url.Values {
 	return out
 }
 
-// free are objects whose keys are the caller's.
-var free = []string{"metadata", "payload"}
+// free are objects, beside all metadata, whose keys are the caller's, or those
+// of whatever an event is about.
+var free = []string{".payload", ".data.object", ".data[].data.object"}
+
+// optional are fields that stand in the description of the API, but that the
+// mock's fixtures leave out.
+var optional = []string{"subscription_item", "price_details"}
 
 // unlike lists where ours has what theirs lacks, or of another type. Null is of
 // any type, and an empty list says nothing of its elements.
@@ -270,10 +276,13 @@ func unlike(at string, ours, theirs any) (out []string) {
 			return []string{at + " is an object"}
 		}
 		for key, value := range o {
-			if slices.Contains(free, key) {
+			if slices.Contains(free, at+"."+key) || key == "metadata" {
 				continue
 			}
 			other, ok := th[key]
+			if !ok && slices.Contains(optional, key) {
+				continue
+			}
 			if !ok {
 				out = append(out, "stripe-mock has no "+at+"."+key)
 				continue

@@ -32,7 +32,7 @@ func (o *portalConfig) view() any {
 			"subscription_cancel": object{"enabled": o.Enabled["subscription_cancel"], "mode": "at_period_end", "proration_behavior": "none",
 				"cancellation_reason": object{"enabled": false, "options": []string{}}},
 			"subscription_update": object{"enabled": o.Enabled["subscription_update"], "default_allowed_updates": []string{},
-				"proration_behavior": "none", "products": []any{}},
+				"proration_behavior": "none"},
 		},
 	}
 }

@@ -27,13 +27,19 @@ type price struct {
 // legacy prices take usage records.
 func (o *price) legacy() bool { return o.Metered && o.Meter == "" }
 
-func (o *price) view() any {
-	usage, aggregate := "licensed", any(nil)
-	if o.Metered {
-		usage = "metered"
+// view shows o in the layout of the API version.
+func (o *price) view(modern bool) any {
+	recurring := object{
+		"interval": o.Interval, "interval_count": o.IntervalCount, "usage_type": "licensed", "meter": orNull(o.Meter),
 	}
-	if o.legacy() {
-		aggregate = "sum"
+	if o.Metered {
+		recurring["usage_type"] = "metered"
+	}
+	if !modern {
+		recurring["aggregate_usage"] = nil
+		if o.legacy() {
+			recurring["aggregate_usage"] = "sum"
+		}
 	}
 	var amount any
 	if whole, ok := new(big.Rat).SetString(o.Decimal); ok && whole.IsInt() {
@@ -44,10 +50,7 @@ func (o *price) view() any {
 		"unit_amount": amount, "unit_amount_decimal": o.Decimal, "lookup_key": orNull(o.LookupKey),
 		"nickname": orNull(o.Nickname), "metadata": metadataOf(o.Metadata), "created": o.Created, "livemode": false,
 		"type": "recurring", "billing_scheme": "per_unit", "tax_behavior": "unspecified", "tiers_mode": nil,
-		"recurring": object{
-			"interval": o.Interval, "interval_count": o.IntervalCount, "usage_type": usage,
-			"aggregate_usage": aggregate, "meter": orNull(o.Meter), "trial_period_days": nil,
-		},
+		"recurring": recurring,
 	}
 }
 
@@ -103,8 +106,8 @@ func createPrice(c *call) (any, error) {
 		return nil, err
 	}
 	c.s.Prices.put(o.ID, o)
-	c.emit("price.created", o.view())
-	return o.view(), nil
+	c.emit("price.created", o.view(isModern(c.version)))
+	return o.view(c.modern), nil
 }
 
 // decimal reads unit_amount or unit_amount_decimal.
@@ -178,7 +181,7 @@ func getPrice(c *call) (any, error) {
 	if !ok {
 		return nil, missing("price", c.id(), "id")
 	}
-	return o.view(), nil
+	return o.view(c.modern), nil
 }
 
 func updatePrice(c *call) (any, error) {
@@ -198,8 +201,8 @@ func updatePrice(c *call) (any, error) {
 	}
 	o.Nickname = firstOf(c.p.str("nickname"), o.Nickname)
 	o.Metadata = mergeMetadata(o.Metadata, c.p.object("metadata"))
-	c.emit("price.updated", o.view())
-	return o.view(), nil
+	c.emit("price.updated", o.view(isModern(c.version)))
+	return o.view(c.modern), nil
 }
 
 func listPrices(c *call) (any, error) {
@@ -217,5 +220,5 @@ func listPrices(c *call) (any, error) {
 			(!c.p.has("product") || o.Product == c.p.str("product")) &&
 			(!c.p.has("currency") || o.Currency == c.p.str("currency")) &&
 			(!c.p.has("type") || c.p.str("type") == "recurring")
-	}, func(o *price) any { return o.view() })
+	}, func(o *price) any { return o.view(c.modern) })
 }

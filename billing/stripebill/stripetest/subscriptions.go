@@ -93,7 +93,7 @@ func (e *Emulator) itemView(o *subscription, it *item, modern bool) object {
 	v := object{
 		"billing_thresholds": thresholds,
 		"id":                 it.ID, "object": "subscription_item", "subscription": o.ID, "created": it.Created,
-		"metadata": metadataOf(it.Metadata), "price": p.view(),
+		"metadata": metadataOf(it.Metadata), "price": p.view(modern),
 	}
 	if !p.Metered {
 		v["quantity"] = it.Quantity
