@@ -16,7 +16,8 @@ const (
 	StateParked     State = "parked"      // can't be proved either way, or comes too late: for an operator
 	StateRejected   State = "rejected"    // the provider will never take it: for an operator
 	StateVoided     State = "voided"      // was applied, and taken back
-	StateWrittenOff State = "written_off" // an operator gave it up
+	StateWrittenOff State = "written_off" // given up, by an operator or by policy
+	StateMoved      State = "moved"       // came too late for its period: another batch stands for it, in the next
 )
 
 // Batch is a sealed sum of usage and how far its delivery has come.
@@ -47,16 +48,29 @@ const (
 	StepHold   Step = iota // nothing before Decision.Until
 	StepSend               // report it
 	StepVerify             // ask the provider whether it has it
-	StepPark               // leave it to an operator
+	StepLate               // its period takes no more: what LatePolicy says
 )
 
 // Decision is the next step of one batch.
 type Decision struct {
 	Step     Step
 	Until    time.Time // with StepHold
-	Reason   string    // with StepPark
+	Reason   string    // with StepLate
 	NewEpoch bool      // with StepSend: under a new idempotency key
 }
+
+// LatePolicy is what becomes of usage that its billing period takes no more, be
+// it that it came late or that it could not be sent in time, and that was surely
+// not applied. Usage in doubt is never subject to it, and usage older than 35 days
+// is always parked.
+type LatePolicy string
+
+// The policies. The first is the default.
+const (
+	LateNextPeriod LatePolicy = "next_period" // billed with the present period, on record as late
+	LatePark       LatePolicy = "park"        // parked: an operator decides
+	LateWriteOff   LatePolicy = "write_off"   // never billed, on record as written off
+)
 
 // Claim is a batch that the caller alone may work on until its lease ends. The
 // batch's FirstSent and LastSent are those before this claim.

@@ -10,6 +10,10 @@ import (
 // may have been forgotten smooths nothing.
 const keyLife = 23 * time.Hour
 
+// clockMargin is how much the provider's clock may be ahead of ours when it
+// ends a billing period.
+const clockMargin = time.Minute
+
 // decide says what to do with a batch that is due. It is the whole replay
 // rule:
 //
@@ -18,11 +22,11 @@ const keyLife = 23 * time.Hour
 //     the repetition;
 //   - else the provider's totals decide, once they must show the last send of
 //     whatever is in them;
-//   - what comes too late is parked, because a provider may accept it and
+//   - what comes too late is not sent, because a provider may accept it and
 //     never bill it.
 func decide(b Batch, caps Caps, now time.Time) Decision {
 	clean := b.FirstSent.IsZero()
-	taken := now.Before(b.PeriodEnd.Add(caps.LateGrace)) && (caps.MaxAge == 0 || now.Sub(b.Slot) < caps.MaxAge)
+	taken := b.taken(caps, now)
 	send := Decision{
 		Step:     StepSend,
 		NewEpoch: !b.EpochAt.IsZero() && now.Sub(b.EpochAt) >= keyLife,
@@ -31,7 +35,7 @@ func decide(b Batch, caps Caps, now time.Time) Decision {
 	case clean && taken:
 		return send
 	case clean:
-		return Decision{Step: StepPark, Reason: "the provider no longer takes usage of this billing period"}
+		return Decision{Step: StepLate, Reason: "the provider no longer takes usage of this billing period"}
 	case !b.Refused && taken && (caps.Overwrite || now.Sub(b.FirstSent) < caps.DedupeWindow):
 		return send
 	}
@@ -45,10 +49,17 @@ func decide(b Batch, caps Caps, now time.Time) Decision {
 	return Decision{Step: StepVerify}
 }
 
+// taken reports whether the provider takes usage of the batch's period, and of
+// its age.
+func (b Batch) taken(caps Caps, now time.Time) bool {
+	return now.Before(b.PeriodEnd.Add(caps.LateGrace)) && (caps.MaxAge == 0 || now.Sub(b.Slot) < caps.MaxAge)
+}
+
 // judgeReceipt turns the provider's answer to a send into a verdict. An answer
 // is about its own attempt: that this one was not applied says nothing of an
-// earlier one whose answer was lost.
-func judgeReceipt(b Batch, r Receipt, now time.Time) Verdict {
+// earlier one whose answer was lost. A refusal once the period is over is for
+// being late, not for good.
+func judgeReceipt(b Batch, r Receipt, caps Caps, now time.Time) Verdict {
 	clean := b.FirstSent.IsZero()
 	v := Verdict{
 		State:     StateUnknown,
@@ -67,22 +78,25 @@ func judgeReceipt(b Batch, r Receipt, now time.Time) Verdict {
 			v.State, v.Clean = StateSealed, true
 		}
 	case Rejected:
-		if clean {
-			v.State, v.Clean = StateRejected, true
-		} else {
+		switch {
+		case !clean:
 			v.Refused, v.NextAt = true, now
+		case b.taken(caps, now.Add(clockMargin)):
+			v.State, v.Clean = StateRejected, true
+		default:
+			v.State, v.Clean = StateSealed, true
 		}
 	}
 	return v
 }
 
 // judgePresence turns what the provider's totals say into a verdict.
-func judgePresence(b Batch, p Presence, now time.Time) Verdict {
+func judgePresence(b Batch, p Presence, caps Caps, now time.Time) Verdict {
 	v := Verdict{NextAt: now, Answered: true}
 	switch {
 	case p == Present:
 		v.State = StateConfirmed
-	case p == Absent && b.Refused:
+	case p == Absent && b.Refused && b.taken(caps, now.Add(clockMargin)):
 		v.State, v.Clean, v.Reason = StateRejected, true, "refused by the provider, and not in its totals"
 	case p == Absent:
 		v.State, v.Clean, v.NewEpoch = StateSealed, true, true

@@ -34,9 +34,9 @@ func TestDecide(t *testing.T) {
 	}{
 		{"never sent", batch(end, never, never), meter, StepSend, never},
 		{"never sent, in grace", batch(ago(59*time.Minute), never, never), meter, StepSend, never},
-		{"never sent, after grace", batch(ago(time.Hour), never, never), meter, StepPark, never},
-		{"never sent, record, closed", batch(now, never, never), record, StepPark, never},
-		{"never sent, too old", old, meter, StepPark, never},
+		{"never sent, after grace", batch(ago(time.Hour), never, never), meter, StepLate, never},
+		{"never sent, record, closed", batch(now, never, never), record, StepLate, never},
+		{"never sent, too old", old, meter, StepLate, never},
 		{"sent, within the window", batch(end, ago(23*time.Hour-1), ago(time.Minute)), meter, StepSend, never},
 		{"sent, after the window, totals may lag", batch(end, ago(23*time.Hour), ago(14*time.Minute)), meter, StepHold, now.Add(time.Minute)},
 		{"sent, after the window", batch(end, ago(23*time.Hour), ago(15*time.Minute)), meter, StepVerify, never},
@@ -53,7 +53,7 @@ func TestDecide(t *testing.T) {
 			got := decide(tc.batch, tc.caps, now)
 			require.Equal(t, tc.want, got.Step)
 			require.Equal(t, tc.until, got.Until)
-			require.Equal(t, tc.want == StepPark, got.Reason != "")
+			require.Equal(t, tc.want == StepLate, got.Reason != "")
 		})
 	}
 }
@@ -77,6 +77,9 @@ func TestDecideEpoch(t *testing.T) {
 func TestJudge(t *testing.T) {
 	t.Parallel()
 	now := time.Date(2026, 3, 10, 12, 0, 0, 0, time.UTC)
+	open := func(attempt int, first time.Time) Batch {
+		return Batch{Attempt: attempt, Delivery: Delivery{FirstSent: first, PeriodEnd: now.Add(time.Hour)}}
+	}
 	for _, tc := range []struct {
 		result       Result
 		first, after State
@@ -88,7 +91,7 @@ func TestJudge(t *testing.T) {
 		{Unauthorized, StateSealed, StateUnknown},
 		{Rejected, StateRejected, StateUnknown},
 	} {
-		v := judgeReceipt(Batch{Attempt: 1}, Receipt{Result: tc.result, RetryAfter: time.Hour, NewEpoch: true}, now)
+		v := judgeReceipt(open(1, time.Time{}), Receipt{Result: tc.result, RetryAfter: time.Hour, NewEpoch: true}, Caps{}, now)
 		require.Equal(t, tc.first, v.State, tc.result)
 		require.Equal(t, tc.first == StateSealed || tc.first == StateRejected, v.Clean)
 		require.Equal(t, now.Add(time.Hour), v.NextAt)
@@ -96,7 +99,7 @@ func TestJudge(t *testing.T) {
 		require.Equal(t, tc.result != Unknown && tc.result != Unauthorized, v.Answered)
 		require.Equal(t, tc.result == Unauthorized, v.Unauthorized)
 
-		v = judgeReceipt(Batch{Attempt: 2, Delivery: Delivery{FirstSent: now}}, Receipt{Result: tc.result}, now)
+		v = judgeReceipt(open(2, now), Receipt{Result: tc.result}, Caps{}, now)
 		require.Equal(t, tc.after, v.State, tc.result)
 		require.False(t, v.Clean)
 		require.Equal(t, tc.result == Rejected, v.Refused)
@@ -113,10 +116,21 @@ func TestJudge(t *testing.T) {
 		{Ambiguous, false, StateParked},
 		{Unsupported, false, StateParked},
 	} {
-		v := judgePresence(Batch{Refused: tc.refused}, tc.presence, now)
+		b := open(2, now)
+		b.Refused = tc.refused
+		v := judgePresence(b, tc.presence, Caps{}, now)
 		require.Equal(t, tc.want, v.State)
 		require.Equal(t, tc.presence == Absent, v.Clean)
 	}
+	// A refusal when the period is over says that it is over.
+	v := judgeReceipt(Batch{Delivery: Delivery{PeriodEnd: now.Add(30 * time.Second)}}, Receipt{Result: Rejected}, Caps{}, now)
+	require.Equal(t, StateSealed, v.State)
+	require.True(t, v.Clean)
+	require.True(t, v.NextAt.After(now), "our own clock may be behind")
+	late := Batch{Refused: true, Delivery: Delivery{PeriodEnd: now, FirstSent: now}}
+	v = judgePresence(late, Absent, Caps{}, now)
+	require.Equal(t, StateSealed, v.State)
+	require.True(t, v.Clean)
 }
 
 // TestBackoff stays within its bounds, however many attempts there were.

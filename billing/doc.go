@@ -26,7 +26,7 @@
 //	verifying           sealed       it is not in them
 //	verifying           rejected     it is not in them, and a repetition was refused for good
 //	verifying           parked       the totals can't tell, or the provider has none
-//	sealed              parked       its period is closed at the provider
+//	sealed              moved        its period is closed at the provider: [LatePolicy]; or parked, written off
 //	parked, rejected    sealed, unknown   an operator requeued it
 //
 // # Why exactly once

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"time"
 
 	"github.com/mcpsaas/mcpsaas/tenancy/tenant"
@@ -94,7 +95,7 @@ func (w *Worker) flushOnce(ctx context.Context, id tenant.ID) error {
 		if t.NextAt.After(now) {
 			return nil
 		}
-		_, err := w.drain(ctx, t)
+		_, _, err := w.drain(ctx, t, math.MaxInt, nil)
 		return err
 	})
 }

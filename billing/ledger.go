@@ -36,13 +36,34 @@ type Ledger interface {
 	// latest before the others, then the rest in order of their slots: so
 	// nothing is sent while the fate of another batch is open. It returns nil
 	// when there is none, when it is claimed by another, or not due yet. A
-	// decision to hold or to park is carried out and returned, and needs no
-	// Settle.
+	// decision to hold is carried out and returned, and so is what is due to
+	// lateness ([LatePolicy]): the claim has the new state, or holds, and needs
+	// no Settle.
 	Claim(ctx context.Context, target int64, now time.Time, lease time.Duration, caps Caps, decide func(Batch) Decision) (*Claim, error)
 
 	// Settle records what became of a claim. It returns [ErrFenced], and
 	// changes nothing, when the claim is not the latest.
 	Settle(ctx context.Context, c Claim, now time.Time, v Verdict) error
+
+	// BeginReconcile gives the comparison with the provider's totals to the
+	// caller, unless somebody has begun one after since.
+	BeginReconcile(ctx context.Context, now, since time.Time) (bool, error)
+
+	// Spans returns what of each target's usage is to be compared: the billing
+	// periods that are running, or ended in the last three days. Those that
+	// follow on each other are one span where Caps.VerifyWindow isn't zero.
+	Spans(ctx context.Context, now time.Time, caps func(Target) Caps) ([]Span, error)
+
+	// Sum returns what the ledger has of a span; what was confirmed after fresh
+	// may not be in the provider's total yet.
+	Sum(ctx context.Context, s Span, fresh time.Time) (Sum, error)
+
+	// SaveDrifts records the drifts that a comparison of the span has found,
+	// in place of those that earlier ones had.
+	SaveDrifts(ctx context.Context, s Span, now time.Time, found []Drift) error
+
+	// EndReconcile records that all spans were compared.
+	EndReconcile(ctx context.Context, now time.Time) error
 
 	// Stats returns the numbers that tell whether usage reaches the provider,
 	// of one tenant unless id is zero.
@@ -70,21 +91,32 @@ type OpenTarget struct {
 const StatsLimit = 1000
 
 // Stats are the numbers behind the billing health checks. Counts stop at
-// [StatsLimit]; a zero time means none.
+// [StatsLimit]; a zero time means none, and is left out of its JSON.
 type Stats struct {
-	OldestUnsealed    time.Time // billable usage in no batch yet: when it was recorded
-	OldestUnconfirmed time.Time // batches on their way: when the oldest was sealed
-	Unsealed          int       // events
-	Open              int       // batches on their way, of which Unknown
-	Unknown           int
-	Parked            int
-	Rejected          int
+	OldestUnsealed    time.Time `json:"oldest_unsealed,omitzero"`    // billable usage in no batch yet: when it was recorded
+	OldestUnconfirmed time.Time `json:"oldest_unconfirmed,omitzero"` // batches on their way: when the oldest was sealed
+	Unsealed          int       `json:"unsealed"`                    // events
+	Open              int       `json:"open"`                        // batches on their way, of which Unknown
+	Unknown           int       `json:"unknown"`
+	Parked            int       `json:"parked"`
+	Rejected          int       `json:"rejected"`
 
-	LastAnswer   time.Time // last call that the provider answered under our credential
-	Unauthorized time.Time // when it refused the credential, unless it took one since
+	// AtRisk counts the targets with usage that should have been sent by now,
+	// and whose billing period is about to end or has ended.
+	AtRisk int `json:"at_risk"`
 
-	LastNotice     time.Time // last webhook received
-	OldestNotice   time.Time // oldest notice not applied yet: when it was received
-	PendingNotices int
-	DeadNotices    int
+	// Drifting counts the windows whose total at the provider is not what was
+	// confirmed, and Drift is by how many units, whether more or less; as of
+	// LastReconcile.
+	Drifting      int       `json:"drifting"`
+	Drift         int64     `json:"drift"`
+	LastReconcile time.Time `json:"last_reconcile,omitzero"`
+
+	LastAnswer   time.Time `json:"last_answer,omitzero"`  // last call that the provider answered under our credential
+	Unauthorized time.Time `json:"unauthorized,omitzero"` // when it refused the credential, unless it took one since
+
+	LastNotice     time.Time `json:"last_notice,omitzero"`   // last webhook received
+	OldestNotice   time.Time `json:"oldest_notice,omitzero"` // oldest notice not applied yet: when it was received
+	PendingNotices int       `json:"pending_notices"`
+	DeadNotices    int       `json:"dead_notices"`
 }

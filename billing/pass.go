@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/mcpsaas/mcpsaas/tenancy/tenant"
@@ -16,11 +17,13 @@ var ErrUnauthorized = errors.New("billing: the provider refuses the credential")
 
 // pass is one round over everything that is due.
 type pass struct {
+	send      *sending  // takes what is due
 	seal      bool      // seal first; else only send what is due
 	nextRetry time.Time // when the first batch left behind is due; zero: none
 	nextClose time.Time // when the next billing period ends; zero: unknown
 }
 
+// pass seals, and puts what is due in the hands of p.send.
 func (w *Worker) pass(ctx context.Context, p *pass) error {
 	now := w.opts.Now()
 	soon := now.Add(2 * w.opts.Interval)
@@ -50,63 +53,76 @@ func (w *Worker) pass(ctx context.Context, p *pass) error {
 		}
 		due = append(due, t)
 	}
-	var mu sync.Mutex
-	return each(ctx, w.opts.Concurrency, due, func(ctx context.Context, t OpenTarget) error {
-		next, err := w.drain(ctx, t)
-		mu.Lock()
-		defer mu.Unlock()
-		p.retryAt(next)
-		return err
-	})
+	p.send.put(ctx, due)
+	return nil
 }
 
-func (p *pass) retryAt(t time.Time) {
-	if !t.IsZero() && (p.nextRetry.IsZero() || t.Before(p.nextRetry)) {
-		p.nextRetry = t
-	}
-}
+func (p *pass) retryAt(t time.Time) { p.nextRetry = earliest(p.nextRetry, t) }
+
+// sealTimeout bounds the sealing of one tenant's usage, which others wait for.
+// What was sealed until then stays sealed.
+const sealTimeout = 30 * time.Second
 
 func (w *Worker) sealTenant(ctx context.Context, id tenant.ID) error {
+	ctx, cancel := context.WithTimeout(ctx, sealTimeout)
+	defer cancel()
 	if _, err := w.ledger.Seal(ctx, id, w.opts.Now(), w.reporter.Caps); err != nil {
 		return fmt.Errorf("billing: seal usage of tenant %s: %w", id, err)
 	}
 	return nil
 }
 
-// drain sends the target's batches one after the other, until one has to wait;
-// it returns when that one is due, zero if none is left.
-func (w *Worker) drain(ctx context.Context, t OpenTarget) (next time.Time, err error) {
+// drain sends the target's batches one after the other, until one has to wait:
+// next is when that one is due. After most of them it leaves the rest for
+// later: more is set; so it does after one that took long, of which slow, unless
+// nil, is told while it lasts.
+func (w *Worker) drain(ctx context.Context, t OpenTarget, most int, slow func()) (next time.Time, more bool, err error) {
 	caps := w.reporter.Caps(t.Target)
-	for {
+	var took atomic.Bool
+	for range most {
+		if took.Load() {
+			break
+		}
 		if until := w.pausedUntil(); w.opts.Now().Before(until) {
-			return until, ErrUnauthorized
+			return until, false, ErrUnauthorized
 		}
 		// The token comes before the claim, so that the wait for it is not
 		// taken from the lease.
 		if err := w.bucket(t.Target).wait(ctx, caps.MaxPerSecond); err != nil {
-			return time.Time{}, err
+			return time.Time{}, false, err
 		}
 		claim, err := w.claim(ctx, t.ID, caps)
 		if err != nil {
-			return time.Time{}, fmt.Errorf("billing: claim batch of tenant %s: %w", t.Target.Tenant, err)
+			return time.Time{}, false, fmt.Errorf("billing: claim batch of tenant %s: %w", t.Target.Tenant, err)
 		}
 		if claim == nil {
-			return time.Time{}, nil
+			return time.Time{}, false, nil
 		}
 		log := w.opts.Logger.With("tenant", t.Target.Tenant, "batch", claim.ID)
 		switch claim.Step {
 		case StepHold:
-			return claim.Until, nil
-		case StepPark:
-			log.Error("usage parked", "quantity", claim.Quantity, "reason", claim.Reason)
+			return claim.Until, false, nil
+		case StepLate:
+			if claim.State == StateParked {
+				log.Error("usage parked", "quantity", claim.Quantity, "reason", claim.Reason)
+			} else {
+				log.Warn("usage is late", "state", claim.State, "quantity", claim.Quantity, "reason", claim.Reason)
+			}
 			continue
 		}
-		v := w.carry(ctx, claim)
+		watch := time.AfterFunc(patience, func() {
+			if slow != nil {
+				took.Store(true)
+				slow()
+			}
+		})
+		v := w.carry(ctx, claim, caps)
+		watch.Stop()
 		if err := w.settle(ctx, claim, v); err != nil {
-			return time.Time{}, err
+			return time.Time{}, false, err
 		}
 		if v.Unauthorized {
-			return w.pausedUntil(), ErrUnauthorized
+			return w.pausedUntil(), false, ErrUnauthorized
 		}
 		switch v.State {
 		case StateConfirmed:
@@ -115,10 +131,11 @@ func (w *Worker) drain(ctx context.Context, t OpenTarget) (next time.Time, err e
 		default:
 			if v.NextAt.After(w.opts.Now()) {
 				log.Warn("usage to be sent again", "state", v.State, "attempt", claim.Attempt, "reason", v.Reason, "request", v.RequestID)
-				return v.NextAt, nil
+				return v.NextAt, false, nil
 			}
 		}
 	}
+	return time.Time{}, true, nil
 }
 
 // claim takes the target's next batch. It is not cut short when the process is
@@ -126,30 +143,29 @@ func (w *Worker) drain(ctx context.Context, t OpenTarget) (next time.Time, err e
 func (w *Worker) claim(ctx context.Context, target int64, caps Caps) (*Claim, error) {
 	ctx, cancel := outlive(ctx, w.opts.CallTimeout, writeGrace)
 	defer cancel()
-	return w.ledger.Claim(ctx, target, w.opts.Now(), w.opts.Lease, caps, func(b Batch) Decision {
-		return decide(b, caps, w.opts.Now())
-	})
+	now := w.opts.Now()
+	return w.ledger.Claim(ctx, target, now, w.opts.Lease, caps, func(b Batch) Decision { return decide(b, caps, now) })
 }
 
 // carry makes the call that the claim is for. A call under way is given a
 // moment when the process is told to stop: an answer that arrives saves an
 // unknown.
-func (w *Worker) carry(ctx context.Context, c *Claim) (v Verdict) {
+func (w *Worker) carry(ctx context.Context, c *Claim, caps Caps) (v Verdict) {
 	ctx, cancel := outlive(ctx, w.opts.CallTimeout, callGrace)
 	defer cancel()
 	// The reporter is the application's code. Whatever its panic interrupted
 	// may have reached the provider.
 	defer func() {
 		if p := recover(); p != nil {
-			v = judgeReceipt(c.Batch, Receipt{Reason: fmt.Sprintf("reporter panicked: %v", p)}, w.opts.Now())
+			v = judgeReceipt(c.Batch, Receipt{Reason: fmt.Sprintf("reporter panicked: %v", p)}, caps, w.opts.Now())
 		}
 	}()
 	if c.Step == StepVerify {
 		presence, err := w.reporter.Verify(ctx, c.Delivery)
 		if err != nil {
-			return judgeReceipt(c.Batch, Receipt{Reason: err.Error()}, w.opts.Now())
+			return judgeReceipt(c.Batch, Receipt{Reason: err.Error()}, caps, w.opts.Now())
 		}
-		return judgePresence(c.Batch, presence, w.opts.Now())
+		return judgePresence(c.Batch, presence, caps, w.opts.Now())
 	}
 	d := c.Delivery
 	d.IdempotencyKey = fmt.Sprintf("%s:%s:%d", w.opts.Namespace, d.ID, c.Epoch)
@@ -157,7 +173,7 @@ func (w *Worker) carry(ctx context.Context, c *Claim) (v Verdict) {
 	if err != nil {
 		receipt = Receipt{Reason: err.Error()}
 	}
-	return judgeReceipt(c.Batch, receipt, w.opts.Now())
+	return judgeReceipt(c.Batch, receipt, caps, w.opts.Now())
 }
 
 func (w *Worker) settle(ctx context.Context, c *Claim, v Verdict) error {
@@ -192,7 +208,7 @@ func (w *Worker) pausedUntil() time.Time {
 func (w *Worker) bucket(t Target) *bucket {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	key := bucketKey{t.Provider, t.Mode}
+	key := keyOf(t)
 	if w.buckets[key] == nil {
 		w.buckets[key] = new(bucket)
 	}

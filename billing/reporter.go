@@ -117,6 +117,15 @@ type Caps struct {
 	MaxQuantity  int64         // largest quantity of one delivery; zero: no limit
 }
 
+// Totaler is what a [Reporter] is besides if its provider tells what it has
+// counted. [Worker.Reconcile] compares that with what was confirmed.
+type Totaler interface {
+	// UsageTotal returns what the provider has counted for t in [from, to):
+	// whole hours, or exactly one billing period where Caps.VerifyWindow is
+	// zero.
+	UsageTotal(ctx context.Context, t Target, from, to time.Time) (int64, error)
+}
+
 // Reporter sends usage to a provider. Implementations are safe for concurrent
 // use; the worker never has two deliveries of one target under way at once.
 // They don't retry: the worker's tables do.

@@ -24,7 +24,9 @@ type WorkerOptions struct {
 	// CallTimeout bounds one call of the provider. Defaults to 10 seconds.
 	CallTimeout time.Duration
 
-	// Concurrency is how many targets are worked on at once. Defaults to 16.
+	// Concurrency is how many targets of one provider and mode are worked on
+	// at once, besides those, up to 15 times as many, whose calls take longer
+	// than 100 milliseconds. Defaults to 16.
 	Concurrency int
 
 	// Namespace is the first part of every idempotency key, to keep apart
@@ -51,15 +53,20 @@ type Worker struct {
 	reporter Reporter
 	opts     WorkerOptions
 
-	mu      sync.Mutex
-	buckets map[bucketKey]*bucket
-	paused  time.Time // no calls before: the credential was refused
+	mu       sync.Mutex
+	buckets  map[bucketKey]*bucket
+	paused   time.Time // no calls before: the credential was refused
+	compares time.Time // since when Run compares totals; zero: it doesn't
+	stats    Stats     // that Check read last
 }
 
+// bucketKey is what shares a rate of requests.
 type bucketKey struct {
 	provider string
 	mode     Mode
 }
+
+func keyOf(t Target) bucketKey { return bucketKey{t.Provider, t.Mode} }
 
 // closeMargin is how long before the end of a billing period Run makes one
 // more pass: some providers take nothing once it has ended.
@@ -134,46 +141,85 @@ func NewWorker(ledger Ledger, reporter Reporter, opts *WorkerOptions) (*Worker, 
 	return w, nil
 }
 
-// Run reports usage every interval, retries in between what is due, and makes
-// an extra pass before a billing period ends. It returns nil when ctx is
+// Run reports usage every interval, retries in between what is due, makes
+// an extra pass before a billing period ends, and once an hour compares what was
+// confirmed with the provider's totals. It returns nil when ctx is
 // cancelled: calls under way are left 3 seconds to be answered, after which
 // their outcome is recorded as unknown, to be settled by whoever runs next.
 // What it could not finish stays in the ledger. Failures of the ledger and the
 // provider are logged and outlived.
 func (w *Worker) Run(ctx context.Context) error {
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	if _, ok := w.reporter.(Totaler); ok {
+		w.mu.Lock()
+		w.compares = w.opts.Now()
+		w.mu.Unlock()
+		wg.Go(func() { w.reconcileLoop(ctx) })
+	}
+	send := newSending(w)
 	seal := w.opts.Now() // when to seal next
 	for ctx.Err() == nil {
 		now := w.opts.Now()
-		p := pass{seal: !now.Before(seal)}
+		p := pass{seal: !now.Before(seal), send: send}
 		if p.seal {
 			seal = now.Add(w.opts.Interval)
 		}
-		err := w.pass(ctx, &p)
+		err := errors.Join(send.failures(), w.pass(ctx, &p))
 		if err != nil && ctx.Err() == nil {
 			w.opts.Logger.Error("billing pass failed", "err", err)
 		}
 		if last := p.nextClose.Add(-closeMargin); last.After(w.opts.Now()) && last.Before(seal) {
 			seal = last
 		}
-		next := seal
-		if !p.nextRetry.IsZero() && p.nextRetry.Before(next) {
-			next = p.nextRetry
-		}
-		if err := sleep(ctx, max(next.Sub(w.opts.Now()), w.floor())); err != nil {
-			break
+		w.rest(ctx, now, earliest(seal, p.nextRetry), send)
+	}
+	_ = send.wait() // they were told to stop; what they left is in the ledger
+	return nil
+}
+
+// rest waits until it is time for the pass after the one that began at began:
+// at until, or when something has to be tried again before.
+func (w *Worker) rest(ctx context.Context, began, until time.Time, send *sending) {
+	for {
+		next := later(earliest(until, send.nextRetry()), began.Add(w.floor()))
+		timer := time.NewTimer(max(next.Sub(w.opts.Now()), 0))
+		select {
+		case <-ctx.Done():
+			timer.Stop()
+			return
+		case <-timer.C:
+			return
+		case <-send.changed:
+			timer.Stop()
 		}
 	}
-	return nil
+}
+
+// earliest returns the first of the times that aren't zero.
+func earliest(a, b time.Time) time.Time {
+	if a.IsZero() || !b.IsZero() && b.Before(a) {
+		return b
+	}
+	return a
+}
+
+func later(a, b time.Time) time.Time {
+	if b.After(a) {
+		return b
+	}
+	return a
 }
 
 // floor is the least pause between two passes.
 func (w *Worker) floor() time.Duration { return min(time.Second, w.opts.Interval) }
 
-// Tick makes one pass: it seals all usage and sends what is due. Run makes the
+// Tick makes one pass: it seals all usage, sends what is due, and waits for it. Run makes the
 // same pass at each interval; Tick is for commands and tests. Its error is
 // about the pass as a whole: the ledger can't be reached, or the provider
 // refuses the credential ([ErrUnauthorized]). What befalls a single target is
 // in the ledger.
 func (w *Worker) Tick(ctx context.Context) error {
-	return w.pass(ctx, &pass{seal: true})
+	p := pass{seal: true, send: newSending(w)}
+	return errors.Join(w.pass(ctx, &p), p.send.wait(), ctx.Err())
 }

@@ -83,6 +83,10 @@ func (l *idleLedger) Open(context.Context, tenant.ID, time.Time) ([]billing.Open
 	return nil, nil
 }
 
+func (l *idleLedger) BeginReconcile(context.Context, time.Time, time.Time) (bool, error) {
+	return false, nil
+}
+
 func (l *idleLedger) Stats(context.Context, tenant.ID) (billing.Stats, error) {
 	return billing.Stats{}, errors.New("connection refused")
 }

@@ -27,6 +27,7 @@ const (
 	AfterVerify  Point = "after verify"
 	BeforeSettle Point = "before settle"
 	AfterSettle  Point = "after settle"
+	WhileDown    Point = "while down" // between one process and the next
 )
 
 // Points returns the points of a first pass.

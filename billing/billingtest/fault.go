@@ -13,6 +13,7 @@ const (
 	FailAfter  Fault = "500 after"   // the same, though the report was applied
 	Truncated  Fault = "truncated"   // success, in an answer that can't be read
 	Limited    Fault = "429"         // not applied: too many requests
+	Conflict   Fault = "409"         // not applied: an attempt under the same key is said to be under way
 	Denied     Fault = "401"         // not applied: the credential is refused
 	Refused    Fault = "400"         // not applied, and never will be
 )
@@ -20,5 +21,5 @@ const (
 // Faults returns the faults after which a report must in the end be billed
 // exactly once: all but Refused.
 func Faults() []Fault {
-	return []Fault{NoFault, DropBefore, DropAfter, FailBefore, FailAfter, Truncated, Limited, Denied}
+	return []Fault{NoFault, DropBefore, DropAfter, FailBefore, FailAfter, Truncated, Limited, Conflict, Denied}
 }

@@ -11,7 +11,8 @@ import (
 
 // Memory of the provider, as Stripe documents it: for idempotency keys, for
 // the identifiers of meter events, how late its totals are and by what they are
-// rounded, and how old and how far ahead a meter event may be.
+// rounded, how old and how far ahead a meter event may be, and when the invoice
+// of a period is final.
 const (
 	keyMemory        = 24 * time.Hour
 	identifierMemory = 24 * time.Hour
@@ -19,17 +20,20 @@ const (
 	summaryWindow    = time.Minute
 	maxAge           = 35 * 24 * time.Hour
 	maxFuture        = 5 * time.Minute
+	finalAfter       = time.Hour
 )
 
 // Provider is a [billing.Reporter] that is its own provider, in memory: it
 // forgets idempotency keys and identifiers after 24 hours, replays the failure
-// that it saved under a key, and shows its totals late. It outlives the
-// workers that report to it, and is safe for concurrent use.
+// that it saved under a key, shows its totals late, and takes usage of a period
+// whose invoice is final without billing it. It outlives the workers that report
+// to it, and is safe for concurrent use.
 type Provider struct {
 	mode billing.Mode
 	now  func() time.Time
 
 	mu      sync.Mutex
+	lag     time.Duration
 	faults  []Fault
 	keys    map[string]saved
 	seen    map[string]time.Time // identifiers
@@ -49,14 +53,18 @@ type entry struct {
 	at       time.Time // the usage's own time
 	quantity int64
 	taken    time.Time
+	lost     bool // its invoice was final
 }
 
-var _ billing.Reporter = (*Provider)(nil)
+var (
+	_ billing.Reporter = (*Provider)(nil)
+	_ billing.Totaler  = (*Provider)(nil)
+)
 
 // NewProvider returns a provider of the given mode that lives by the clock
 // now.
 func NewProvider(mode billing.Mode, now func() time.Time) *Provider {
-	return &Provider{mode: mode, now: now, keys: make(map[string]saved), seen: make(map[string]time.Time)}
+	return &Provider{mode: mode, now: now, lag: summaryLag, keys: make(map[string]saved), seen: make(map[string]time.Time)}
 }
 
 // Fail has the next reports meet the faults, one each.
@@ -66,13 +74,21 @@ func (p *Provider) Fail(faults ...Fault) {
 	p.faults = append(p.faults, faults...)
 }
 
+// Lag sets how late the provider's totals are: 10 minutes until then. Its Caps
+// allow for 5 minutes more.
+func (p *Provider) Lag(d time.Duration) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.lag = d
+}
+
 // Total returns what the provider would bill the target for usage in [from,
 // to).
 func (p *Provider) Total(t billing.Target, from, to time.Time) (total int64) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for _, e := range p.entries {
-		if e.target == t && !e.at.Before(from) && e.at.Before(to) {
+		if e.target == t && !e.lost && !e.at.Before(from) && e.at.Before(to) {
 			total += e.quantity
 		}
 	}
@@ -88,12 +104,15 @@ func (p *Provider) Calls() int {
 
 // Caps implements [billing.Reporter].
 func (p *Provider) Caps(billing.Target) billing.Caps {
+	p.mu.Lock()
+	lag := p.lag + 5*time.Minute
+	p.mu.Unlock()
 	if p.mode == billing.ModeUsageRecord {
-		return billing.Caps{Overwrite: true, VerifyLag: summaryLag, SlotGranularity: time.Second}
+		return billing.Caps{Overwrite: true, VerifyLag: lag, SlotGranularity: time.Second}
 	}
 	return billing.Caps{
-		DedupeWindow: identifierMemory - time.Hour, VerifyLag: summaryLag + 5*time.Minute,
-		SlotGranularity: time.Second, VerifyWindow: summaryWindow, MaxAge: maxAge, MaxFuture: maxFuture, LateGrace: time.Hour,
+		DedupeWindow: identifierMemory - time.Hour, VerifyLag: lag,
+		SlotGranularity: time.Second, VerifyWindow: summaryWindow, MaxAge: maxAge, MaxFuture: maxFuture, LateGrace: finalAfter,
 	}
 }
 
@@ -113,6 +132,8 @@ func (p *Provider) Report(ctx context.Context, d billing.Delivery) (billing.Rece
 		return billing.Receipt{Reason: "connection reset"}, nil
 	case Limited:
 		return billing.Receipt{Result: billing.NotApplied, RetryAfter: time.Second, Reason: "rate limit"}, nil
+	case Conflict:
+		return billing.Receipt{RetryAfter: 2 * time.Second, Reason: "another request is using this key"}, nil
 	case Denied:
 		return billing.Receipt{Result: billing.Unauthorized, Reason: "invalid key"}, nil
 	case Refused:
@@ -166,6 +187,7 @@ func (p *Provider) take(d billing.Delivery, now time.Time) billing.Result {
 		return billing.AlreadyAccepted
 	}
 	p.seen[d.ID] = now
+	e.lost = !now.Before(d.PeriodEnd.Add(finalAfter)) && !d.PeriodEnd.IsZero()
 	p.entries = append(p.entries, e)
 	return billing.Accepted
 }
@@ -199,13 +221,7 @@ func (p *Provider) Verify(ctx context.Context, d billing.Delivery) (billing.Pres
 		from = d.Slot.Truncate(summaryWindow)
 		to = from.Add(summaryWindow)
 	}
-	var total int64
-	for _, e := range p.entries {
-		if e.target == d.Target && !e.at.Before(from) && e.at.Before(to) && p.now().Sub(e.taken) >= summaryLag {
-			total += e.quantity
-		}
-	}
-	switch more := total - d.WindowConfirmed; {
+	switch more := p.shown(d.Target, from, to) - d.WindowConfirmed; {
 	case more == 0:
 		return billing.Absent, nil
 	case more == d.Quantity && !d.WindowUnproved:
@@ -213,6 +229,34 @@ func (p *Provider) Verify(ctx context.Context, d billing.Delivery) (billing.Pres
 	default:
 		return billing.Ambiguous, nil
 	}
+}
+
+// UsageTotal implements [billing.Totaler].
+func (p *Provider) UsageTotal(ctx context.Context, t billing.Target, from, to time.Time) (int64, error) {
+	if err := ctx.Err(); err != nil {
+		return 0, err
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.shown(t, from, to), nil
+}
+
+// Add has the provider count usage that nobody reported, or, if it is negative,
+// lose some that was.
+func (p *Provider) Add(t billing.Target, quantity int64, at time.Time) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.entries = append(p.entries, entry{target: t, at: at, quantity: quantity})
+}
+
+// shown is the total of [from, to) as far as it is shown by now.
+func (p *Provider) shown(t billing.Target, from, to time.Time) (total int64) {
+	for _, e := range p.entries {
+		if e.target == t && !e.at.Before(from) && e.at.Before(to) && p.now().Sub(e.taken) >= p.lag {
+			total += e.quantity
+		}
+	}
+	return total
 }
 
 // ErrLost is what [Provider.Increment] returns when the caller can't know
@@ -229,7 +273,7 @@ func (p *Provider) Increment(key string, t billing.Target, quantity int64, at ti
 	switch fault {
 	case DropBefore:
 		return ErrLost
-	case Limited, Denied, Refused:
+	case Limited, Conflict, Denied, Refused:
 		return errors.New("billingtest: refused")
 	}
 	p.calls++

@@ -90,9 +90,7 @@ update mcpsaas.usage_batches set state = $2, attempt = $3, lease_until = $4, epo
 	first_sent_at = $7, last_sent_at = $8
 where id = $1`
 
-	holdSQL = `update mcpsaas.usage_batches set state = 'unknown', next_at = $2, lease_until = null where id = $1`
-
-	parkSQL = `update mcpsaas.usage_batches set state = 'parked', reason = $2, lease_until = null where id = $1`
+	holdSQL = `update mcpsaas.usage_batches set state = $2, next_at = $3, lease_until = null where id = $1`
 )
 
 // Claim implements [billing.Ledger].
@@ -126,7 +124,12 @@ func (l *Ledger) Claim(ctx context.Context, target int64, now time.Time, lease t
 			}
 		}
 		c := billing.Claim{Batch: b, Decision: decide(b)}
-		if err := take(ctx, tx, &c, now, lease); err != nil {
+		if c.Step == billing.StepLate {
+			err = l.settleLate(ctx, tx, &c, now, caps)
+		} else {
+			err = take(ctx, tx, &c, now, lease)
+		}
+		if err != nil {
 			return err
 		}
 		claim = &c
@@ -156,14 +159,8 @@ func take(ctx context.Context, tx pgx.Tx, c *billing.Claim, now time.Time, lease
 	switch c.Step {
 	case billing.StepHold:
 		c.State = billing.StateUnknown
-		_, err := tx.Exec(ctx, holdSQL, c.ID, c.Until)
+		_, err := tx.Exec(ctx, holdSQL, c.ID, c.State, c.Until)
 		return err
-	case billing.StepPark:
-		c.State = billing.StateParked
-		if _, err := tx.Exec(ctx, parkSQL, c.ID, c.Reason); err != nil {
-			return err
-		}
-		return logBatch(ctx, tx, c.ID, now, c.Attempt, c.State, worker, "", c.Reason)
 	case billing.StepVerify:
 		c.State = billing.StateVerifying
 	case billing.StepSend:

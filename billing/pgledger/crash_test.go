@@ -10,28 +10,57 @@ import (
 
 	"github.com/mcpsaas/mcpsaas/billing"
 	"github.com/mcpsaas/mcpsaas/billing/billingtest"
+	"github.com/mcpsaas/mcpsaas/internal/devtest"
 	"github.com/mcpsaas/mcpsaas/metering/usage"
 	"github.com/mcpsaas/mcpsaas/tenancy/tenant"
 )
 
-// TestCrashMatrix plays every scenario in both modes on a real database:
-// whatever happens, what is billed is what was produced.
-//
-// Seen failing when the claim does not record the send before it (61
-// scenarios), when decide sends again after the window (61), when what else of
-// a window is confirmed is left out of account (55), and when batches share
-// slots (16, all of usage records: a meter adds up what shares a slot).
+// TestCrashMatrix plays every scenario on a real database, in both modes and
+// with both at once: whatever happens, what is billed is what was produced.
 func TestCrashMatrix(t *testing.T) {
 	t.Parallel()
-	for _, mode := range []billing.Mode{billing.ModeMeter, billing.ModeUsageRecord} {
-		scenarios := billingtest.Matrix()
-		require.GreaterOrEqual(t, len(scenarios), 200)
-		wrong := play(t, scenarios, func(b *bench) billingtest.World { return pipeline(t, b, mode) })
-		for _, w := range wrong {
-			t.Errorf("%s: %s: %+v", mode, w.scenario, w.outcome)
-		}
-		t.Logf("%s: %d scenarios, %d mismatches", mode, len(scenarios), len(wrong))
+	all := billingtest.Matrix()
+	require.GreaterOrEqual(t, len(all), 1500)
+	for name, modes := range map[string][]billing.Mode{
+		"meter":        {billing.ModeMeter},
+		"usage record": {billing.ModeUsageRecord},
+		"migrating":    {billing.ModeMeter, billing.ModeUsageRecord},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			scenarios := sample(all)
+			var mu sync.Mutex
+			kept := 0
+			wrong := play(t, scenarios, func(b *bench, s billingtest.Scenario) billingtest.World {
+				return pipeline(t, b, s.Lag, modes...)
+			}, func(s billingtest.Scenario, o billingtest.Outcome) bool {
+				mu.Lock()
+				defer mu.Unlock()
+				if !o.Exact() {
+					kept++
+				}
+				return o.Honest() && (o.Exact() || !s.Open())
+			})
+			for _, w := range wrong[:min(len(wrong), 10)] {
+				t.Errorf("%s: %+v", w.scenario, w.outcome)
+			}
+			t.Logf("%d scenarios, %d mismatches; %d with something for a person to decide", len(scenarios), len(wrong), kept)
+			require.Empty(t, len(wrong))
+		})
 	}
+}
+
+// sample returns the scenarios that there is time for: two of three.
+func sample(all []billingtest.Scenario) (some []billingtest.Scenario) {
+	if devtest.Soak() {
+		return all
+	}
+	for i, s := range all {
+		if i%3 != 2 {
+			some = append(some, s)
+		}
+	}
+	return some
 }
 
 type mismatch struct {
@@ -40,9 +69,10 @@ type mismatch struct {
 }
 
 // play runs the scenarios, a few worlds side by side, and returns those that
-// did not end exact. Each player has one database, and each scenario a tenant
-// of its own in it.
-func play(t *testing.T, scenarios []billingtest.Scenario, world func(*bench) billingtest.World) []mismatch {
+// ended otherwise than they may. Each player has one database, and each scenario
+// a tenant of its own in it.
+func play(t *testing.T, scenarios []billingtest.Scenario, world func(*bench, billingtest.Scenario) billingtest.World,
+	may func(billingtest.Scenario, billingtest.Outcome) bool) []mismatch {
 	t.Helper()
 	var (
 		wg    sync.WaitGroup
@@ -59,19 +89,19 @@ func play(t *testing.T, scenarios []billingtest.Scenario, world func(*bench) bil
 		next++
 		return scenarios[next-1], true
 	}
-	for range 4 {
+	for range 2 {
 		b := setup(t)
 		wg.Go(func() {
 			for s, ok := take(); ok; s, ok = take() {
-				o, err := s.Run(t.Context(), world(b))
-				mu.Lock()
+				o, err := s.Run(t.Context(), world(b, s))
 				if err != nil {
 					t.Errorf("%s: %v", s, err)
 				}
-				if !o.Exact() {
+				if !may(s, o) {
+					mu.Lock()
 					wrong = append(wrong, mismatch{s, o})
+					mu.Unlock()
 				}
-				mu.Unlock()
 			}
 		})
 	}
@@ -80,28 +110,102 @@ func play(t *testing.T, scenarios []billingtest.Scenario, world func(*bench) bil
 	return wrong
 }
 
-// pipeline is a new tenant whose usage goes through the ledger and the worker.
-func pipeline(t *testing.T, b *bench, mode billing.Mode) billingtest.World {
+// pipeline is a new tenant whose usage goes through the ledger and the worker,
+// to a target of each mode.
+func pipeline(t *testing.T, b *bench, lag time.Duration, modes ...billing.Mode) billingtest.World {
 	id := tenant.NewID()
 	now := b.clock.Now()
 	sub := billing.Subscription{
 		ID: "sub_" + id.String(), Customer: "cus_" + id.String(), Status: billing.Active,
 		PeriodStart: now.Add(-time.Hour), PeriodEnd: now.AddDate(0, 1, 0),
-		Targets: []billing.Target{target(id, mode)},
+	}
+	reporter := both{
+		billingtest.NewProvider(billing.ModeMeter, b.clock.Now),
+		billingtest.NewProvider(billing.ModeUsageRecord, b.clock.Now),
+	}
+	reporter.meter.Lag(lag)
+	reporter.records.Lag(lag)
+	for _, mode := range modes {
+		sub.Targets = append(sub.Targets, target(id, mode))
 	}
 	b.save(t, id, sub)
-	provider := billingtest.NewProvider(mode, b.clock.Now)
+	end := sub.PeriodEnd
 	return billingtest.World{
-		Now: b.clock.Now, Advance: b.clock.Advance,
+		Now: b.clock.Now, Advance: b.clock.Advance, PeriodEnd: end,
+		Renew: func(context.Context) error {
+			sub.PeriodStart, sub.PeriodEnd = end, end.AddDate(0, 2, 0)
+			b.save(t, id, sub)
+			return nil
+		},
 		Produce: func(ctx context.Context, units int64) error {
 			_, err := b.Append(ctx, []usage.Event{b.event(id, units)})
 			return err
 		},
-		Fail: func(f billingtest.Fault) { provider.Fail(f) },
-		Start: func(p *billingtest.Process) (billingtest.Ticker, error) {
-			return billing.NewWorker(p.Ledger(b.Ledger), p.Reporter(provider), &billing.WorkerOptions{Now: b.clock.Now})
+		Fail: func(f billingtest.Fault) {
+			reporter.meter.Fail(f)
+			reporter.records.Fail(f)
 		},
-		Stats:  func(ctx context.Context) (billing.Stats, error) { return b.Stats(ctx, id) },
-		Billed: func() int64 { return provider.Total(sub.Targets[0], sub.PeriodStart, sub.PeriodEnd) },
+		Start: func(p *billingtest.Process) (billingtest.Ticker, error) {
+			return billing.NewWorker(p.Ledger(b.Ledger), p.Reporter(reporter), &billing.WorkerOptions{Now: b.clock.Now, Concurrency: 1})
+		},
+		Stats: func(ctx context.Context) (billing.Stats, error) { return b.Stats(ctx, id) },
+		Accounts: func(ctx context.Context) (accounts []billingtest.Account, err error) {
+			for _, to := range sub.Targets {
+				a, err := b.account(ctx, to, end)
+				if err != nil {
+					return nil, err
+				}
+				provider := reporter.pick(to)
+				a.Billed = [2]int64{provider.Total(to, end.AddDate(-1, 0, 0), end), provider.Total(to, end, end.AddDate(1, 0, 0))}
+				accounts = append(accounts, a)
+			}
+			return accounts, nil
+		},
 	}
+}
+
+const (
+	keptSQL = `
+select b.quantity, b.first_sent_at is not null, b.period_start >= $3
+from mcpsaas.usage_batches b join mcpsaas.billing_targets t on t.id = b.target_id
+where t.tenant_id = $1 and t.mode = $2 and b.state in ('parked', 'rejected')`
+
+	movedSQL = `
+select (select coalesce(sum(units), 0)::bigint from mcpsaas.usage_events
+		where tenant_id = $1 and mark = 'late' and occurred_at < $2)
+	+ (select coalesce(sum(b.quantity), 0)::bigint
+		from mcpsaas.usage_batches b
+		join mcpsaas.usage_batches old on old.id = b.moved_from
+		join mcpsaas.billing_targets t on t.id = b.target_id
+		where t.tenant_id = $1 and t.mode = $3 and old.period_start < $2)`
+)
+
+// account is what the ledger has on record of a target whose first billing
+// period ends at end.
+func (b *bench) account(ctx context.Context, to billing.Target, end time.Time) (a billingtest.Account, err error) {
+	rows, err := b.pool.Query(ctx, keptSQL, to.Tenant, to.Mode, end)
+	if err != nil {
+		return a, err
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var quantity int64
+		var sent, second bool
+		if err := rows.Scan(&quantity, &sent, &second); err != nil {
+			return a, err
+		}
+		period := 0
+		if second {
+			period = 1
+		}
+		if sent {
+			a.Doubt[period] = append(a.Doubt[period], quantity)
+		} else {
+			a.Kept[period] += quantity
+		}
+	}
+	if err := rows.Err(); err != nil {
+		return a, err
+	}
+	return a, b.pool.QueryRow(ctx, movedSQL, to.Tenant, end, to.Mode).Scan(&a.Moved)
 }

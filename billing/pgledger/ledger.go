@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -14,6 +15,7 @@ import (
 	"github.com/mcpsaas/mcpsaas/billing"
 	"github.com/mcpsaas/mcpsaas/internal/pgmigrate"
 	"github.com/mcpsaas/mcpsaas/metering/usage"
+	"github.com/mcpsaas/mcpsaas/tenancy/tenant"
 )
 
 //go:embed migrations/*.sql
@@ -41,6 +43,11 @@ type Options struct {
 	// gone only when no provider takes its usage any more. Zero: for ever.
 	Retention time.Duration
 
+	// Late is what becomes of usage that its billing period takes no more, by
+	// the plan of the subscription. Defaults to [billing.LateNextPeriod] for
+	// every plan that is not in it.
+	Late map[tenant.Plan]billing.LatePolicy
+
 	// Logger takes what the operator should know. Nil discards it.
 	Logger *slog.Logger
 }
@@ -51,6 +58,7 @@ type Ledger struct {
 	pool      *pgxpool.Pool
 	now       func() time.Time
 	retention time.Duration
+	late      map[tenant.Plan]billing.LatePolicy
 	log       *slog.Logger
 }
 
@@ -69,7 +77,7 @@ func New(pool *pgxpool.Pool, opts *Options) (*Ledger, error) {
 	if opts == nil {
 		opts = &Options{}
 	}
-	l := &Ledger{pool: pool, now: opts.Now, retention: opts.Retention, log: opts.Logger}
+	l := &Ledger{pool: pool, now: opts.Now, retention: opts.Retention, late: maps.Clone(opts.Late), log: opts.Logger}
 	if l.now == nil {
 		l.now = time.Now
 	}
@@ -78,6 +86,13 @@ func New(pool *pgxpool.Pool, opts *Options) (*Ledger, error) {
 	}
 	if l.retention != 0 && l.retention < leastRetention {
 		return nil, fmt.Errorf("pgledger: new: Retention: %v is less than 62 days", l.retention)
+	}
+	for plan, policy := range l.late {
+		switch policy {
+		case billing.LateNextPeriod, billing.LatePark, billing.LateWriteOff:
+		default:
+			return nil, fmt.Errorf("pgledger: new: Late: plan %q has the unknown policy %q", plan, policy)
+		}
 	}
 	return l, nil
 }

@@ -42,7 +42,7 @@ func plan(spans []span, before *bounds, now bounds, targets []int64, at time.Tim
 			end = now.ended
 		}
 		for i := range spans {
-			spans[i].cut(end)
+			spans[i].endAt(end)
 			spans[i].stop()
 		}
 		return spans
@@ -63,8 +63,11 @@ func plan(spans []span, before *bounds, now bounds, targets []int64, at time.Tim
 		s := &spans[i]
 		switch {
 		case !s.live:
+			if !s.start.Equal(now.start) {
+				s.endAt(now.start) // of another meter, in the period that was cut short
+			}
 		case !s.start.Equal(now.start):
-			s.cut(now.start)
+			s.endAt(now.start)
 			s.stop()
 			if wanted[s.target] && s.until.Before(now.start) {
 				gaps = append(gaps, span{
@@ -100,6 +103,16 @@ func plan(spans []span, before *bounds, now bounds, targets []int64, at time.Tim
 func (s *span) cut(at time.Time) {
 	if at = later(at, s.since); at.Before(s.until) {
 		s.until, s.dirty = at, true
+	}
+}
+
+// endAt ends s and its billing period, which the provider cut short: its usage
+// is taken for as long as that of any period that ends then. One that ended
+// with its beginning keeps its length, for the sake of its slots.
+func (s *span) endAt(at time.Time) {
+	s.cut(at)
+	if end := later(at, s.until); end.Before(s.end) && end.Sub(s.start) >= 2*time.Second {
+		s.end, s.dirty = end, true
 	}
 }
 

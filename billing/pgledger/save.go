@@ -56,6 +56,11 @@ values ($1, $2, $3, $4, $5, $6, $7, $8)`
 
 	updateSpanSQL = `update mcpsaas.billing_periods set period_end = $2, until = $3, live = $4 where id = $1`
 
+	// shortenSQL tells the batches of a period that was cut short.
+	shortenSQL = `
+update mcpsaas.usage_batches set period_end = $3
+where target_id = $1 and period_start = $2 and period_end > $3 and state in ('sealed', 'sending', 'verifying', 'unknown')`
+
 	// dueSQL decides anew, for usage in no batch, whether it is to be billed.
 	dueSQL = `
 update mcpsaas.usage_events e set due = not due
@@ -208,6 +213,9 @@ func saveSpans(ctx context.Context, tx pgx.Tx, c billing.Change, spans []span) e
 		} else {
 			changed = s.until
 			_, err = tx.Exec(ctx, updateSpanSQL, s.id, s.end, s.until, s.live)
+			if err == nil {
+				_, err = tx.Exec(ctx, shortenSQL, s.target, s.start, s.end)
+			}
 		}
 		if err != nil {
 			return err

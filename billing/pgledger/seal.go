@@ -59,7 +59,7 @@ func (l *Ledger) Seal(ctx context.Context, id tenant.ID, now time.Time, caps fun
 			if err := lockTenant(ctx, tx, id); err != nil {
 				return err
 			}
-			s := sealer{tx: tx, tenant: id, now: now, caps: caps}
+			s := sealer{tx: tx, tenant: id, now: now, caps: caps, late: l.late}
 			n, from, err = s.next(ctx, from)
 			return err
 		})
@@ -83,6 +83,7 @@ type sealer struct {
 	tenant tenant.ID
 	now    time.Time
 	caps   func(billing.Target) billing.Caps
+	late   map[tenant.Plan]billing.LatePolicy
 }
 
 const (
@@ -93,8 +94,10 @@ order by bill_at limit 1`
 
 	periodsSQL = `
 select p.target_id, p.period_start, p.period_end, p.since, p.until, p.live,
-	t.tenant_id, t.provider, t.mode, t.customer, t.meter, t.meter_id, t.item
-from mcpsaas.billing_periods p join mcpsaas.billing_targets t on t.id = p.target_id
+	t.tenant_id, t.provider, t.mode, t.customer, t.meter, t.meter_id, t.item, s.plan
+from mcpsaas.billing_periods p
+join mcpsaas.billing_targets t on t.id = p.target_id
+join mcpsaas.billing_subscriptions s on s.id = p.subscription_id
 where p.tenant_id = $1 and p.until > $2 and p.until > p.since
 order by p.since, p.id`
 )
@@ -106,6 +109,7 @@ type period struct {
 	since, until time.Time
 	live         bool
 	target       billing.Target
+	plan         tenant.Plan
 }
 
 // next seals the first due usage at or after from. Between two neighbouring
@@ -128,7 +132,7 @@ func (s sealer) next(ctx context.Context, from time.Time) (sealed int, goOn time
 	periods, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (p period, err error) {
 		t := &p.target
 		err = row.Scan(&p.targetID, &p.start, &p.end, &p.since, &p.until, &p.live,
-			&t.Tenant, &t.Provider, &t.Mode, &t.Customer, &t.Meter, &t.MeterID, &t.Item)
+			&t.Tenant, &t.Provider, &t.Mode, &t.Customer, &t.Meter, &t.MeterID, &t.Item, &p.plan)
 		return p, err
 	})
 	if err != nil {
@@ -145,8 +149,14 @@ func (s sealer) next(ctx context.Context, from time.Time) (sealed int, goOn time
 		return 0, first, s.move(ctx, covering[0], first, bound)
 	case waiting:
 		return 0, bound, nil
+	case writtenOff:
+		full, err := s.seal(ctx, covering, first, bound, billing.StateWrittenOff)
+		if full {
+			bound = first
+		}
+		return 0, bound, err
 	}
-	full, err := s.seal(ctx, covering, first, bound)
+	full, err := s.seal(ctx, covering, first, bound, billing.StateSealed)
 	if full {
 		bound = first
 	}
@@ -197,12 +207,12 @@ from attached`
 
 const insertBatchSQL = `
 insert into mcpsaas.usage_batches (id, events_in, tenant_id, target_id, period_start, period_end,
-	quantity, events, first_event, last_event, slot, sealed_at, next_at, first_id, last_id)
-values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $12, $13, $14)`
+	quantity, events, first_event, last_event, slot, sealed_at, next_at, first_id, last_id, state, reason)
+values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $12, $13, $14, $15, $16)`
 
 // seal makes a batch for each of the periods out of the due events in [from,
-// to). full is set when more are left there than fit.
-func (s sealer) seal(ctx context.Context, periods []period, from, to time.Time) (full bool, err error) {
+// to): sealed, or written off. full is set when more are left there than fit.
+func (s sealer) seal(ctx context.Context, periods []period, from, to time.Time, state billing.State) (full bool, err error) {
 	limit := int64(math.MaxInt64)
 	for _, p := range periods {
 		if most := s.caps(p.target).MaxQuantity; most > 0 {
@@ -222,17 +232,21 @@ func (s sealer) seal(ctx context.Context, periods []period, from, to time.Time) 
 	if err != nil {
 		return false, err
 	}
+	actor, reason := worker, ""
+	if state == billing.StateWrittenOff {
+		actor, reason = policy, lateWrittenOff
+	}
 	for i, p := range periods {
 		slot, err := s.slot(ctx, p, latest)
 		if err != nil {
 			return false, err
 		}
 		_, err = s.tx.Exec(ctx, insertBatchSQL, ids[i], ids[0], s.tenant, p.targetID, p.start, p.end,
-			quantity, events, earliest, latest, slot, s.now, firstID, lastID)
+			quantity, events, earliest, latest, slot, s.now, firstID, lastID, state, reason)
 		if err != nil {
 			return false, err
 		}
-		if err := logBatch(ctx, s.tx, ids[i].String(), s.now, 0, billing.StateSealed, worker, "", ""); err != nil {
+		if err := logBatch(ctx, s.tx, ids[i].String(), s.now, 0, state, actor, "", reason); err != nil {
 			return false, err
 		}
 	}

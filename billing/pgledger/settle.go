@@ -34,6 +34,7 @@ const clearSignalSQL = `delete from mcpsaas.billing_signals where name = $1 and 
 const (
 	signalAnswer       = "answer"
 	signalUnauthorized = "unauthorized"
+	signalReconciled   = "reconciled"
 )
 
 // Settle implements [billing.Ledger].
@@ -76,8 +77,11 @@ func (l *Ledger) signal(ctx context.Context, now time.Time, v billing.Verdict) e
 	return l.pool.SendBatch(ctx, &batch).Close()
 }
 
-// worker is the actor in the log when no person was.
-const worker = "worker"
+// The actors in the log when no person was one.
+const (
+	worker = "worker"
+	policy = "policy"
+)
 
 const logSQL = `
 insert into mcpsaas.usage_batch_log (batch_id, at, attempt, state, actor, request_id, reason)

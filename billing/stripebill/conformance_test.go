@@ -19,6 +19,7 @@ var faults = map[billingtest.Fault]stripetest.FaultKind{
 	billingtest.FailAfter:  stripetest.Error500After,
 	billingtest.Truncated:  stripetest.Truncated,
 	billingtest.Limited:    stripetest.RateLimited,
+	billingtest.Conflict:   stripetest.Conflict,
 	billingtest.Denied:     stripetest.Unauthorized,
 	billingtest.Refused:    stripetest.Refused,
 }

@@ -2,6 +2,8 @@ package stripebill_test
 
 import (
 	"context"
+	"encoding/json"
+	"net/http"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -31,10 +33,10 @@ var ledgerTemplate = devtest.Template{
 	},
 }
 
-// TestCrashMatrix plays the whole matrix with all that billing has: the ledger
-// on PostgreSQL, the worker, Stripe's client, and Stripe's rules over HTTP,
-// with summaries that lag. In every scenario what is billed is what was
-// produced.
+// TestCrashMatrix plays the matrix (a part of it without SOAK) with all that
+// billing has: the ledger on PostgreSQL, the worker, Stripe's client, and
+// Stripe's rules over HTTP, with summaries that lag and invoices that are drawn
+// up. In every scenario what the invoices bill is what was produced.
 //
 // Mutations seen by it: another identifier for each attempt, usage records
 // incremented instead of set, Verify never answering Present, WindowConfirmed
@@ -44,8 +46,7 @@ func TestCrashMatrix(t *testing.T) {
 	for _, mode := range []billing.Mode{billing.ModeMeter, billing.ModeUsageRecord} {
 		t.Run(string(mode), func(t *testing.T) {
 			t.Parallel()
-			scenarios := billingtest.Matrix()
-			require.GreaterOrEqual(t, len(scenarios), 200)
+			scenarios := sample(billingtest.Matrix())
 			var next, wrong atomic.Int64
 			var wg sync.WaitGroup
 			for range 2 {
@@ -53,7 +54,7 @@ func TestCrashMatrix(t *testing.T) {
 				wg.Go(func() {
 					for i := next.Add(1) - 1; i < int64(len(scenarios)); i = next.Add(1) - 1 {
 						outcome, err := p.play(t, scenarios[i])
-						if err != nil || !outcome.Exact() {
+						if err != nil || !outcome.Honest() || scenarios[i].Open() && !outcome.Exact() {
 							wrong.Add(1)
 							t.Errorf("%s: %+v, %v", scenarios[i], outcome, err)
 						}
@@ -66,11 +67,24 @@ func TestCrashMatrix(t *testing.T) {
 	}
 }
 
+// sample returns the scenarios that there is time for.
+func sample(all []billingtest.Scenario) (some []billingtest.Scenario) {
+	if devtest.Soak() {
+		return all
+	}
+	for i := 0; i < len(all); i += 5 {
+		some = append(some, all[i])
+	}
+	return some
+}
+
 // player has a ledger of its own, and a Stripe account for each scenario.
 type player struct {
 	mode   billing.Mode
 	clock  *billingtest.Clock
+	pool   *pgxpool.Pool
 	ledger *pgledger.Ledger
+	seq    int64
 }
 
 func newPlayer(t *testing.T, mode billing.Mode) *player {
@@ -82,35 +96,132 @@ func newPlayer(t *testing.T, mode billing.Mode) *player {
 	pool, err := pgxpool.NewWithConfig(t.Context(), config)
 	require.NoError(t, err)
 	t.Cleanup(pool.Close)
+	p.pool = pool
 	p.ledger, err = pgledger.New(pool, &pgledger.Options{Now: p.clock.Now})
 	require.NoError(t, err)
 	return p
 }
 
 func (p *player) play(t *testing.T, s billingtest.Scenario) (billingtest.Outcome, error) {
-	stripe := stripetest.NewServer(&stripetest.Options{Now: p.clock.Now, SummaryLag: 10 * time.Minute})
+	stripe := stripetest.NewServer(&stripetest.Options{Now: p.clock.Now, SummaryLag: s.Lag})
 	defer stripe.Close()
 	client, err := stripebill.New(stripe.SecretKey, &stripebill.Options{APIBase: stripe.URL, Now: p.clock.Now})
 	if err != nil {
 		return billingtest.Outcome{}, err
 	}
 	w := world{stripe: stripe, client: client, source: stripebill.NewSource(client, nil)}
-	target, err := p.subscribe(t.Context(), w)
+	sub, err := p.subscribe(t.Context(), w)
 	if err != nil {
 		return billingtest.Outcome{}, err
 	}
+	target, end := sub.Targets[0], sub.PeriodEnd
 	p.clock.Advance(time.Hour)
 	return s.Run(t.Context(), billingtest.World{
-		Now: p.clock.Now, Advance: p.clock.Advance,
+		Now: p.clock.Now, Advance: p.clock.Advance, PeriodEnd: end,
+		Renew: func(ctx context.Context) error {
+			_, err := p.hear(ctx, w, billing.Notice{Type: "customer.subscription.updated", ObjectID: sub.ID})
+			return err
+		},
 		Produce: func(ctx context.Context, units int64) error { return p.produce(ctx, target.Tenant, units) },
 		Fail:    func(f billingtest.Fault) { w.inject(t, f) },
 		Start: func(process *billingtest.Process) (billingtest.Ticker, error) {
 			reporter := stripebill.NewReporter(client, &stripebill.ReporterOptions{MaxPerSecond: -1})
 			return billing.NewWorker(process.Ledger(p.ledger), process.Reporter(reporter), &billing.WorkerOptions{Now: p.clock.Now})
 		},
-		Stats:  func(ctx context.Context) (billing.Stats, error) { return p.ledger.Stats(ctx, target.Tenant) },
-		Billed: func() int64 { return w.counted(target) },
+		Stats: func(ctx context.Context) (billing.Stats, error) { return p.ledger.Stats(ctx, target.Tenant) },
+		Accounts: func(ctx context.Context) ([]billingtest.Account, error) {
+			p.clock.Advance(2 * time.Hour) // by then the invoices are final
+			a, err := p.account(ctx, target.Tenant, end)
+			if err == nil {
+				a.Billed, err = w.invoiced(ctx, sub.ID, target, end)
+			}
+			return []billingtest.Account{a}, err
+		},
 	})
+}
+
+const (
+	keptSQL = `
+select quantity, first_sent_at is not null, period_start >= $2
+from mcpsaas.usage_batches where tenant_id = $1 and state in ('parked', 'rejected')`
+
+	movedSQL = `
+select (select coalesce(sum(units), 0)::bigint from mcpsaas.usage_events
+		where tenant_id = $1 and mark = 'late' and occurred_at < $2)
+	+ (select coalesce(sum(b.quantity), 0)::bigint
+		from mcpsaas.usage_batches b join mcpsaas.usage_batches old on old.id = b.moved_from
+		where b.tenant_id = $1 and old.period_start < $2)`
+)
+
+// account is what the ledger has on record of a tenant whose first billing
+// period ended at end.
+func (p *player) account(ctx context.Context, id tenant.ID, end time.Time) (a billingtest.Account, err error) {
+	rows, err := p.pool.Query(ctx, keptSQL, id, end)
+	if err != nil {
+		return a, err
+	}
+	var quantity int64
+	var sent, second bool
+	_, err = pgx.ForEachRow(rows, []any{&quantity, &sent, &second}, func() error {
+		period := 0
+		if second {
+			period = 1
+		}
+		if sent {
+			a.Doubt[period] = append(a.Doubt[period], quantity)
+		} else {
+			a.Kept[period] += quantity
+		}
+		return nil
+	})
+	if err != nil {
+		return a, err
+	}
+	return a, p.pool.QueryRow(ctx, movedSQL, id, end).Scan(&a.Moved)
+}
+
+// invoiced is the usage on a subscription's invoices: of the period that ended at
+// end, and of all after it, with the one that is yet to be drawn up.
+func (w world) invoiced(ctx context.Context, sub string, target billing.Target, end time.Time) (billed [2]int64, err error) {
+	type invoice struct {
+		Lines struct {
+			Data []struct {
+				Item     string `json:"subscription_item"`
+				Quantity int64
+				Period   struct{ Start int64 }
+			}
+		}
+	}
+	var drawn struct{ Data []invoice }
+	var upcoming invoice
+	for path, into := range map[string]any{"/v1/invoices?limit=100&subscription=" + sub: &drawn, "/v1/invoices/upcoming?subscription=" + sub: &upcoming} {
+		req, err := http.NewRequestWithContext(ctx, "GET", w.stripe.URL+path, nil)
+		if err != nil {
+			return billed, err
+		}
+		req.Header.Set("Authorization", "Bearer "+w.stripe.SecretKey)
+		resp, err := http.DefaultClient.Do(req)
+		if err != nil {
+			return billed, err
+		}
+		err = json.NewDecoder(resp.Body).Decode(into)
+		resp.Body.Close()
+		if err != nil {
+			return billed, err
+		}
+	}
+	for _, inv := range append(drawn.Data, upcoming) {
+		for _, l := range inv.Lines.Data {
+			switch {
+			case l.Item != target.Item:
+			case l.Period.Start < end.Unix():
+				billed[0] += l.Quantity
+			default:
+				billed[1] += l.Quantity
+			}
+		}
+	}
+	return billed, nil
 }
 
 // produce stores a call of the tenant that occurs now.
@@ -132,8 +243,9 @@ func TestContinuous(t *testing.T) {
 			p := newPlayer(t, mode)
 			p.clock.Advance(23 * time.Second) // a period begins when it likes
 			w := setup(t, &stripetest.Options{Now: p.clock.Now})
-			target, err := p.subscribe(t.Context(), w)
+			sub, err := p.subscribe(t.Context(), w)
 			require.NoError(t, err)
+			target := sub.Targets[0]
 			from := p.clock.Now()
 			worker, err := billing.NewWorker(p.ledger, stripebill.NewReporter(w.client, &stripebill.ReporterOptions{MaxPerSecond: -1}),
 				&billing.WorkerOptions{Now: p.clock.Now, Interval: 2 * time.Second})
@@ -156,28 +268,34 @@ func TestContinuous(t *testing.T) {
 }
 
 // subscribe goes the way of a webhook: checkout, payment, fetch, save.
-func (p *player) subscribe(ctx context.Context, w world) (billing.Target, error) {
+func (p *player) subscribe(ctx context.Context, w world) (billing.Subscription, error) {
 	sold := catalog
 	sold.UsageRecords = p.mode == billing.ModeUsageRecord
 	if _, err := w.client.EnsureCatalog(ctx, sold); err != nil {
-		return billing.Target{}, err
+		return billing.Subscription{}, err
 	}
 	checkout, err := w.client.CreateCheckout(ctx, request(tenant.NewID(), "pro", ""))
 	if err != nil {
-		return billing.Target{}, err
+		return billing.Subscription{}, err
 	}
 	if err := w.stripe.Pay(checkout.ID); err != nil {
-		return billing.Target{}, err
+		return billing.Subscription{}, err
 	}
-	notice := billing.Notice{ID: "evt_1", Type: "checkout.session.completed", ObjectID: checkout.ID, Created: p.clock.Now()}
-	change, err := w.source.Fetch(ctx, notice)
+	return p.hear(ctx, w, billing.Notice{Type: "checkout.session.completed", ObjectID: checkout.ID})
+}
+
+// hear applies a notice of what happened just now.
+func (p *player) hear(ctx context.Context, w world, n billing.Notice) (billing.Subscription, error) {
+	n.ID, n.Created = tenant.NewID().String(), p.clock.Now()
+	change, err := w.source.Fetch(ctx, n)
 	if err != nil {
-		return billing.Target{}, err
+		return billing.Subscription{}, err
 	}
-	change.Seq = 1
-	change, err = p.ledger.Save(ctx, p.clock.Now(), notice, change)
+	p.seq++
+	change.Seq = p.seq
+	change, err = p.ledger.Save(ctx, p.clock.Now(), n, change)
 	if err != nil {
-		return billing.Target{}, err
+		return billing.Subscription{}, err
 	}
-	return change.Subscription.Targets[0], nil
+	return *change.Subscription, nil
 }

@@ -14,7 +14,8 @@ import (
 type ReporterOptions struct {
 	// VerifyLag is how long after a send the totals may not show it yet:
 	// Stripe aggregates meter events later than it accepts them. Negative
-	// means at once, which only an emulator does. Defaults to 15 minutes.
+	// means at once, which only an emulator does. Waiting longer costs nothing
+	// but patience, an hour too little a double billing. Defaults to 45 minutes.
 	VerifyLag time.Duration
 
 	// MaxPerSecond bounds the requests of all targets of a mode together.
@@ -31,7 +32,10 @@ type Reporter struct {
 	opts   ReporterOptions
 }
 
-var _ billing.Reporter = (*Reporter)(nil)
+var (
+	_ billing.Reporter = (*Reporter)(nil)
+	_ billing.Totaler  = (*Reporter)(nil)
+)
 
 // NewReporter returns a reporter that sends through c.
 func NewReporter(c *Client, opts *ReporterOptions) *Reporter {
@@ -41,7 +45,7 @@ func NewReporter(c *Client, opts *ReporterOptions) *Reporter {
 	}
 	switch {
 	case r.opts.VerifyLag == 0:
-		r.opts.VerifyLag = 15 * time.Minute
+		r.opts.VerifyLag = 45 * time.Minute
 	case r.opts.VerifyLag < 0:
 		r.opts.VerifyLag = 0
 	}

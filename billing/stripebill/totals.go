@@ -51,6 +51,11 @@ func (r *Reporter) Verify(ctx context.Context, d billing.Delivery) (billing.Pres
 	}
 }
 
+// UsageTotal implements [billing.Totaler]. See [Client.UsageTotal].
+func (r *Reporter) UsageTotal(ctx context.Context, t billing.Target, from, to time.Time) (int64, error) {
+	return r.client.UsageTotal(ctx, t, from, to)
+}
+
 // UsageTotal returns what Stripe has counted for t within [from, to). A meter
 // counts whole minutes: from is rounded down and to is rounded up. Of usage
 // records Stripe knows the totals of whole billing periods only, so the period
