@@ -34,6 +34,8 @@ func billingStatus(ctx context.Context, env *environment, args []string) error {
 			fmt.Fprintf(w, "usage in no batch      %d events, oldest %s\n", s.Unsealed, age(s.OldestUnsealed))
 			fmt.Fprintf(w, "batches on their way   %d, oldest %s, %d of them unknown\n", s.Open, age(s.OldestUnconfirmed), s.Unknown)
 			fmt.Fprintf(w, "need an operator       %d parked, %d rejected\n", s.Parked, s.Rejected)
+			fmt.Fprintf(w, "near their period end  %d targets with usage that may miss it\n", s.AtRisk)
+			fmt.Fprintf(w, "Stripe's totals        %d windows differ, by %d units; compared %s\n", s.Drifting, s.Drift, age(s.LastReconcile))
 			fmt.Fprintf(w, "Stripe last answered   %s\n", age(s.LastAnswer))
 			if !s.Unauthorized.IsZero() {
 				fmt.Fprintf(w, "Stripe REFUSES the key since %s\n", age(s.Unauthorized))

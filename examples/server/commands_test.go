@@ -121,7 +121,8 @@ func TestCommands(t *testing.T) {
 
 	var stats map[string]any
 	command(&stats, "billing", "status")
-	require.Contains(t, stats, "OldestUnsealed")
+	require.Contains(t, stats, "unsealed")
+	require.NotContains(t, stats, "Unsealed")
 	var migrated map[string]any
 	command(&migrated, "migrate")
 	require.Equal(t, true, migrated["migrated"])

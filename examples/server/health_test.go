@@ -67,6 +67,12 @@ func TestSilentFailures(t *testing.T) {
 		{"policies not ours", sql(fmt.Sprintf(policies, `%s_`, `p, p`)), sql(fmt.Sprintf(policies, `%I`, `p, rtrim(p, '_')`)), "down"},
 		{"table without policies", sql(`create table forgotten (tenant_id uuid); grant select on forgotten to app_user`), sql(`drop table forgotten`), "down"},
 		{"usage doesn't reach Stripe", usage, w.stripe.Heal, "degraded"},
+		{"Stripe has counted otherwise", sql(`
+			insert into mcpsaas.billing_drift (tenant_id, target_id, window_from, window_to, confirmed, provider, drift, found_at, checked_at)
+			select tenant_id, id, now(), now() + interval '1 hour', 5, 6, 1, now(), now() from mcpsaas.billing_targets limit 1`),
+			sql(`delete from mcpsaas.billing_drift`), "degraded"},
+		{"batch parked", sql(`update mcpsaas.usage_batches set state = 'parked'`),
+			sql(`update mcpsaas.usage_batches set state = 'confirmed'`), "degraded"},
 		{"notice given up", sql(`
 			insert into mcpsaas.billing_notices (id, type, created, object_id, customer, api_version, live, payload, lane, next_at, received_at, state)
 			values ('evt_dead', '', now(), '', '', '', false, '', '', now(), now(), 'dead')`),
@@ -80,6 +86,14 @@ func TestSilentFailures(t *testing.T) {
 			code, status := getHealth(t, r)
 			return code == http.StatusServiceUnavailable && status == silent.status
 		})
+		if metric := map[string]string{
+			"usage doesn't reach Stripe":   `mcp_billing_count{of="open"} 1`,
+			"Stripe has counted otherwise": `mcp_billing_drift_units 1`,
+			"batch parked":                 `mcp_billing_count{of="parked"} `,
+			"notice given up":              `mcp_billing_count{of="webhooks_dead"} 1`,
+		}[silent.what]; metric != "" {
+			require.Contains(t, adminGet(t, r, "/metrics"), metric)
+		}
 		silent.mends()
 		eventually(t, silent.what+": mended", func() bool {
 			code, _ := getHealth(t, r)

@@ -51,7 +51,7 @@ func (m *metrics) fault(_ context.Context, f mcptenant.Fault) {
 // scrape runs no check and asks no database.
 func (a *app) metricsHandler() http.Handler {
 	r := a.metrics.registry
-	r.MustRegister(healthCollector{a.checks}, connectionCollector{a.db}, prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+	r.MustRegister(healthCollector{a.checks}, connectionCollector{a.db}, billingCollector{a.worker}, prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "mcp_quota_breaker_open", Help: "1 while the limiter is not asked after repeated failures.",
 	}, func() float64 {
 		if a.meter.Stats().BreakerOpen {
