@@ -6,6 +6,7 @@
 //	})
 //	server.AddReceivingMiddleware(mcptenant.Middleware(nil), meter.Middleware())
 //	mcp.AddTool(server, &mcp.Tool{Name: "search"}, metering.WithMetering(meter, "search", search))
+//	go meter.Run(ctx)
 //
 // A call goes through three steps. Reserve: the price of the tool is taken from
 // every limit of the tenant's plan at once, by one question to the [Limiter], or
@@ -16,7 +17,9 @@
 // recorded in the [usage.Sink], and only then is the call answered.
 //
 // The tenant and its plan come from the context, by package tenant, and are
-// never looked up. The limiter has 25 ms to answer. After five failures in a row
+// never looked up. [Meter.Run], beside the server, is for what goes on beside the
+// calls; while it runs, large limits are served from blocks of units that the
+// limiter lends ([Leased]). The limiter has 25 ms to answer. After five failures in a row
 // it is asked once a second until it answers again, and meanwhile a plan gets
 // what its OnOutage says.
 //

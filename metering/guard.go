@@ -117,7 +117,11 @@ func (g *guard) ask(ctx context.Context, question func(context.Context) error) e
 
 // check asks whether the limiter answers, whatever the breaker says.
 func (g *guard) check(ctx context.Context) error {
-	checker, ok := g.limiter.(interface{ Check(context.Context) error })
+	limiter := g.limiter
+	if g.leased != nil {
+		limiter = g.leased.limiter
+	}
+	checker, ok := limiter.(interface{ Check(context.Context) error })
 	if !ok {
 		g.mu.Lock()
 		defer g.mu.Unlock()

@@ -19,6 +19,8 @@ type account struct {
 	mu    sync.Mutex
 	lines []*line  // one for each set of bounds, so few
 	back  []*grant // that are being returned
+
+	returns int // blocks returned so far
 }
 
 // line is what a process holds of one set of bounds.
@@ -26,6 +28,7 @@ type line struct {
 	account *account
 	tenant  tenant.ID
 	bounds  []Bound
+	ttl     time.Duration
 
 	grant   *grant        // nil if nothing is held
 	calls   int64         // how many calls the next block is for; 0: calls are far apart
@@ -34,8 +37,9 @@ type line struct {
 	asking  chan struct{} // closed when the block that is being asked for has come
 	waiting int64         // calls that have waited for the last one
 
-	refusal      Decision
-	since, until time.Time // when that was asked, and until when it is repeated
+	refusals  []refusal // one for each number of units
+	keys      int       // calls with new idempotency keys that were asked for although they are refused
+	keysSince time.Time // since when
 }
 
 // grant is one block. Each is an object of its own: units that are put back
@@ -44,12 +48,12 @@ type grant struct {
 	line   *line
 	left   Block
 	lent   int64
-	at     time.Time     // by the limiter's clock
-	sent   time.Time     // by the local clock, before the limiter was asked
-	states []LimitState  // without what is left
-	closed bool          // nothing is spent or put back any more
-	taken  bool          // somebody returns what is left
-	back   chan struct{} // closed when what was left has been returned
+	at     time.Time    // by the limiter's clock
+	sent   time.Time    // by the local clock, before the limiter was asked
+	states []LimitState // without what is left
+	closed bool         // nothing is spent or put back any more
+
+	returning chan struct{} // closed when somebody who returns what is left has tried; or nil
 }
 
 // ended reports whether nothing of g may be spent any more. It ends by a clock
@@ -96,26 +100,6 @@ func (n *line) spend(r Request, now time.Time) (Decision, bool) {
 	}, true
 }
 
-// repeat repeats the last refusal, if it holds for r. An idempotency key may
-// belong to a charge that another process knows of, so only itself is refused.
-func (n *line) repeat(r Request, now time.Time) (Decision, bool) {
-	if !now.Before(n.until) || r.Units < n.refusal.Request.Units || r.Key != "" && r.Key != n.refusal.Request.Key {
-		return Decision{}, false
-	}
-	d, passed := n.refusal, now.Sub(n.since)
-	d.ID, d.Request, d.Source, d.Time = r.ID, r, SourceRefusal, d.Time.Add(passed)
-	d.Limits = slices.Clone(d.Limits)
-	for i, s := range d.Limits {
-		if s.RetryAfter > 0 {
-			d.Limits[i].RetryAfter = max(time.Millisecond, s.RetryAfter-passed)
-		}
-		if r.Bounds[i].Weight(r.Units) > s.Units {
-			d.Limits[i].RetryAfter = -1
-		}
-	}
-	return d, true
-}
-
 // decide answers from memory, if it can.
 func (l *Leased) decide(r Request) (Decision, bool) {
 	a := l.account(r.Tenant)
@@ -139,6 +123,9 @@ func (l *Leased) decide(r Request) (Decision, bool) {
 func (l *Leased) take(ctx context.Context, r Request) (Decision, error) {
 	most := l.most(r)
 	if most < r.Units {
+		if r.Key != "" {
+			return l.askKey(ctx, r)
+		}
 		return l.ask(ctx, r)
 	}
 	n := l.line(r)
@@ -186,7 +173,7 @@ func (l *Leased) take(ctx context.Context, r Request) (Decision, error) {
 	a.mu.Unlock()
 
 	plain := r
-	r.Block = Block{Units: calls * r.Units, Calls: calls, Hold: l.ttl}
+	r.Block = Block{ID: tenant.NewID().String(), Units: calls * r.Units, Calls: calls, Hold: l.ttl}
 	d, err := l.ask(ctx, r)
 	a.mu.Lock()
 	n.asking = nil
@@ -198,7 +185,7 @@ func (l *Leased) take(ctx context.Context, r Request) (Decision, error) {
 		a.mu.Unlock()
 		return d, err
 	}
-	g := &grant{line: n, left: d.Block, lent: d.Block.Units, at: d.Time, sent: now, states: slices.Clone(d.Limits), back: make(chan struct{})}
+	g := &grant{line: n, left: d.Block, lent: d.Block.Units, at: d.Time, sent: now, states: slices.Clone(d.Limits)}
 	if n.grant != nil {
 		n.grant.close() // its time is over, or it had too little left for this call
 	}
@@ -217,11 +204,11 @@ func (l *Leased) take(ctx context.Context, r Request) (Decision, error) {
 // ask asks the limiter behind, and remembers a refusal. It may be refused for
 // want of what this process holds itself: that is returned first.
 func (l *Leased) ask(ctx context.Context, r Request) (Decision, error) {
-	sent := l.now()
-	d, err := l.limiter.Take(ctx, r)
-	if err == nil && !d.Allowed && l.giveBack(ctx, r.Tenant) {
+	sent, returns := l.now(), l.returns(r.Tenant)
+	d, err := l.takeBehind(ctx, r)
+	if err == nil && !d.Allowed && l.giveBack(ctx, r.Tenant) != returns {
 		sent = l.now()
-		d, err = l.limiter.Take(ctx, r)
+		d, err = l.takeBehind(ctx, r)
 	}
 	if err != nil {
 		return d, err
@@ -239,9 +226,19 @@ func (l *Leased) ask(ctx context.Context, r Request) (Decision, error) {
 	n := l.line(r)
 	n.account.mu.Lock()
 	defer n.account.mu.Unlock()
-	n.refusal, n.since, n.until = d, sent, sent.Add(holds)
-	n.refusal.Limits = slices.Clone(d.Limits)
+	n.refuse(d, sent, sent.Add(holds))
 	return d, nil
+}
+
+// returns returns how many blocks of a tenant have been returned so far.
+func (l *Leased) returns(id tenant.ID) int {
+	a := l.account(id)
+	if a == nil {
+		return 0
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.returns
 }
 
 // note tells a block what is left beside it, and d what is left in the block.
@@ -256,63 +253,6 @@ func (l *Leased) note(r Request, d Decision) {
 		copy(n.grant.states, d.Limits)
 		for i, b := range n.bounds {
 			d.Limits[i].Remaining += b.lent(n.grant.left)
-		}
-	}
-}
-
-// giveBack returns what this process holds of a tenant, and reports whether
-// there was anything.
-func (l *Leased) giveBack(ctx context.Context, id tenant.ID) bool {
-	a := l.account(id)
-	if a == nil {
-		return false
-	}
-	a.mu.Lock()
-	for _, n := range a.lines {
-		if n.grant != nil {
-			n.grant.close()
-		}
-	}
-	back := slices.Clone(a.back)
-	a.mu.Unlock()
-	for _, g := range back {
-		l.giveBackGrant(ctx, g)
-		select {
-		case <-g.back: // by us, or by somebody who began before
-		case <-ctx.Done():
-		}
-	}
-	return len(back) > 0
-}
-
-// giveBackGrant returns what is left of a block that is closed, unless somebody
-// else does. If that fails the units stay used until their window has passed:
-// to try again could return them twice.
-func (l *Leased) giveBackGrant(ctx context.Context, g *grant) {
-	n := g.line
-	n.account.mu.Lock()
-	left, first := g.left, !g.taken
-	g.taken = true
-	n.account.mu.Unlock()
-	if !first {
-		return
-	}
-	if left.Units+left.Calls > 0 {
-		_, _ = l.limiter.Settle(ctx, Decision{Allowed: true, Refused: -1, Time: g.at, Block: left, Request: Request{Tenant: n.tenant, Bounds: n.bounds}}, 0)
-	}
-	n.account.mu.Lock()
-	defer n.account.mu.Unlock()
-	n.account.back = slices.DeleteFunc(n.account.back, func(other *grant) bool { return other == g })
-	close(g.back)
-}
-
-// forgive ends the refusals of a tenant.
-func (l *Leased) forgive(id tenant.ID) {
-	if a := l.account(id); a != nil {
-		a.mu.Lock()
-		defer a.mu.Unlock()
-		for _, n := range a.lines {
-			n.until = time.Time{}
 		}
 	}
 }
@@ -373,14 +313,14 @@ func (l *Leased) line(r Request) *line {
 	if n == nil {
 		now := l.now() // plans and periods change: what is not used any more goes
 		a.lines = slices.DeleteFunc(a.lines, func(n *line) bool { return n.idle(now) })
-		n = &line{account: a, tenant: r.Tenant, bounds: slices.Clone(r.Bounds)}
+		n = &line{account: a, tenant: r.Tenant, bounds: slices.Clone(r.Bounds), ttl: l.ttl}
 		a.lines = append(a.lines, n)
 	}
 	return n
 }
 
 func (n *line) idle(now time.Time) bool {
-	return n.grant == nil && n.asking == nil && now.Sub(n.asked) > time.Minute && now.After(n.until)
+	return n.grant == nil && n.asking == nil && now.Sub(n.asked) > time.Minute && n.refusing(now) == 0
 }
 
 // sweep forgets tenants that are idle once there are twice as many, so that its
@@ -413,71 +353,4 @@ func (l *Leased) most(r Request) int64 {
 		most = min(most, max(1, b.Units/blockPart))
 	}
 	return most
-}
-
-// Run returns what is left of blocks when their time is over, and of all when
-// ctx is done. While it does not run, nothing is lent.
-func (l *Leased) Run(ctx context.Context) error {
-	l.mu.Lock()
-	l.running++
-	l.mu.Unlock()
-	ticker := time.NewTicker(max(l.ttl/4, time.Millisecond))
-	defer ticker.Stop()
-	for {
-		select {
-		case <-ticker.C:
-			l.collect(ctx, false)
-		case <-ctx.Done():
-			l.mu.Lock()
-			l.running--
-			l.mu.Unlock()
-			// The units would be lost until a window has passed.
-			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), settleTimeout)
-			defer cancel()
-			l.collect(ctx, true)
-			return nil
-		}
-	}
-}
-
-// collect returns the blocks whose time is over, or all.
-func (l *Leased) collect(ctx context.Context, all bool) {
-	l.mu.Lock()
-	grants := l.grants
-	l.grants = nil
-	l.mu.Unlock()
-	kept := grants[:0]
-	for _, g := range grants {
-		a := g.line.account
-		a.mu.Lock()
-		over := all || g.ended(l.now())
-		if over {
-			g.close()
-		}
-		a.mu.Unlock()
-		if over {
-			l.giveBackGrant(ctx, g)
-		} else {
-			kept = append(kept, g)
-		}
-	}
-	l.mu.Lock()
-	l.grants = append(kept, l.grants...)
-	l.mu.Unlock()
-}
-
-// keep notes a block for collect; false if there is nobody to collect it.
-func (l *Leased) keep(g *grant) bool {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.running > 0 {
-		l.grants = append(l.grants, g)
-	}
-	return l.running > 0
-}
-
-func (l *Leased) runs() bool {
-	l.mu.RLock()
-	defer l.mu.RUnlock()
-	return l.running > 0
 }

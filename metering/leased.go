@@ -5,16 +5,19 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/mcpsaas/mcpsaas/tenancy/tenant"
 )
 
-// LeasedOptions are the settings of a [Leased] limiter. The zero value works.
+// LeasedOptions are the settings of a [Leased] limiter, and of what a [Meter]
+// answers by itself. The zero value works.
 type LeasedOptions struct {
 	// MinUnits is the largest limit that is never leased: of a call all of
 	// whose limits allow more, units may be leased. So small plans are exact to
-	// the unit in what they show, and large ones are fast. Defaults to 1,000.
+	// the unit in what they show, and large ones are fast. MaxUnits leases of
+	// none. Defaults to 1,000.
 	MinUnits int64
 
 	// MaxBlock is the most units that are lent at once. A block is also at most
@@ -34,10 +37,6 @@ type LeasedOptions struct {
 // blockPart is the part of a limit that a block may be.
 const blockPart = 50
 
-// maxRefusal bounds how long a refusal is repeated without asking again: units
-// that another process gives back are admitted that much later at most.
-const maxRefusal = time.Second
-
 // Leased is a [Limiter] that answers from memory where it may: it takes blocks
 // of units from the limiter behind it and spends them by itself, and it repeats
 // a refusal for as long as the limiter said that it holds, at most a second. A
@@ -46,16 +45,24 @@ const maxRefusal = time.Second
 //
 // No window and no period ever holds more than its limit, on any number of
 // processes: what is lent is counted as used from the loan on until the last
-// moment at which it may be spent. A call with an idempotency key, and one with
-// a [Concurrent] limit, is always asked for. A tenant whose calls are far apart
-// is not lent to.
+// moment at which it may be spent. A call with a [Concurrent] limit is always
+// asked for, and a tenant whose calls are far apart is not lent to. A call with an
+// idempotency key is never served from a block; while a limit refuses, four a
+// second are asked for that no earlier charge has paid for, and the others are
+// refused, whoever may have paid for them.
+//
+// A limiter may take units for a call that has given up waiting. Its answer is
+// waited for, and the units given back.
 //
 // Another plan or period is another set of bounds, which neither a block nor a
 // refusal of the old one answers for. A process that dies takes at most one
-// block of each tenant and set of limits with it, until a window has passed.
+// block of each tenant and set of limits with it, until a window has passed or
+// the period has ended.
 //
 // Nothing is lent unless [Leased.Run] runs, which returns what is left. All
 // methods are safe for concurrent use.
+//
+// A Meter makes its own. Make one for a Limiter that is asked without a Meter.
 type Leased struct {
 	limiter  Limiter
 	minUnits int64
@@ -68,6 +75,8 @@ type Leased struct {
 	accounts map[tenant.ID]*account
 	sweepAt  int
 	grants   []*grant // that have not been collected
+
+	late atomic.Int64 // questions that nobody waits for any more
 }
 
 var (
@@ -82,39 +91,52 @@ func NewLeased(limiter Limiter, opts *LeasedOptions) (*Leased, error) {
 	if opts == nil {
 		opts = &LeasedOptions{}
 	}
-	l := &Leased{
-		limiter: limiter, minUnits: opts.MinUnits, maxBlock: opts.MaxBlock, ttl: opts.TTL, now: opts.Now,
-		accounts: make(map[tenant.ID]*account), sweepAt: 1024,
-	}
-	if l.minUnits == 0 {
-		l.minUnits = 1_000
-	}
-	if l.maxBlock == 0 {
-		l.maxBlock = 1_000
-	}
-	if l.ttl == 0 {
-		l.ttl = 200 * time.Millisecond
-	}
-	if l.now == nil {
-		l.now = time.Now
-	}
-	var errs []error
+	o := opts.withDefaults()
+	errs := []error{o.validate("")}
 	if limiter == nil {
 		errs = append(errs, errors.New("limiter is nil"))
-	}
-	if l.minUnits < 1 {
-		errs = append(errs, fmt.Errorf("MinUnits: %d is negative", l.minUnits))
-	}
-	if l.maxBlock < 1 || l.maxBlock > MaxUnits {
-		errs = append(errs, fmt.Errorf("MaxBlock: %d is not within 1 and %d", l.maxBlock, int64(MaxUnits)))
-	}
-	if l.ttl < 10*time.Millisecond || l.ttl > 10*time.Second || l.ttl%time.Millisecond != 0 {
-		errs = append(errs, fmt.Errorf("TTL: %v is not a number of milliseconds within 10ms and 10s", l.ttl))
 	}
 	if err := errors.Join(errs...); err != nil {
 		return nil, fmt.Errorf("metering: configure leased limiter: %w", err)
 	}
-	return l, nil
+	return newLeased(limiter, o), nil
+}
+
+func newLeased(limiter Limiter, o LeasedOptions) *Leased {
+	return &Leased{
+		limiter: limiter, minUnits: o.MinUnits, maxBlock: o.MaxBlock, ttl: o.TTL, now: o.Now,
+		accounts: make(map[tenant.ID]*account), sweepAt: 1024,
+	}
+}
+
+func (o LeasedOptions) withDefaults() LeasedOptions {
+	if o.MinUnits == 0 {
+		o.MinUnits = 1_000
+	}
+	if o.MaxBlock == 0 {
+		o.MaxBlock = 1_000
+	}
+	if o.TTL == 0 {
+		o.TTL = 200 * time.Millisecond
+	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	return o
+}
+
+func (o LeasedOptions) validate(prefix string) error {
+	var errs []error
+	if o.MinUnits < 1 {
+		errs = append(errs, fmt.Errorf("%sMinUnits: %d is negative", prefix, o.MinUnits))
+	}
+	if o.MaxBlock < 1 || o.MaxBlock > MaxUnits {
+		errs = append(errs, fmt.Errorf("%sMaxBlock: %d is not within 1 and %d", prefix, o.MaxBlock, int64(MaxUnits)))
+	}
+	if o.TTL < 10*time.Millisecond || o.TTL > 10*time.Second || o.TTL%time.Millisecond != 0 {
+		errs = append(errs, fmt.Errorf("%sTTL: %v is not a number of milliseconds within 10ms and 10s", prefix, o.TTL))
+	}
+	return errors.Join(errs...)
 }
 
 // Take implements [Limiter].
@@ -175,11 +197,7 @@ func (l *Leased) Settle(ctx context.Context, d Decision, units int64) (int64, er
 		// later time could find another call's.
 		d.Time, d.Block = d.grant.at, Block{Hold: d.grant.left.Hold}
 	}
-	charged, err := l.limiter.Settle(ctx, d, units)
-	if err == nil {
-		l.forgive(d.Request.Tenant)
-	}
-	return charged, err
+	return l.settleBehind(ctx, d, units)
 }
 
 // settleLocal settles a decision from a block without asking, if it can.
@@ -201,7 +219,7 @@ func (l *Leased) settleLocal(d Decision, units int64) (charged int64, ok bool) {
 	g.left.Units -= more
 	if more < 0 {
 		for _, n := range a.lines {
-			n.until = time.Time{}
+			n.refusals = nil
 		}
 	}
 	return units, true
@@ -225,12 +243,4 @@ func (l *Leased) Reset(ctx context.Context, r Request) error {
 	l.giveBack(ctx, r.Tenant)
 	defer l.forgive(r.Tenant)
 	return resetter.Reset(ctx, r)
-}
-
-// Check reports whether the limiter behind can be asked, if it can tell.
-func (l *Leased) Check(ctx context.Context) error {
-	if c, ok := l.limiter.(interface{ Check(context.Context) error }); ok {
-		return c.Check(ctx)
-	}
-	return nil
 }

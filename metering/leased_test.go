@@ -2,6 +2,8 @@ package metering_test
 
 import (
 	"context"
+	"fmt"
+	"os"
 	"testing"
 	"time"
 
@@ -31,10 +33,17 @@ func TestLeasedLimiter(t *testing.T) {
 	t.Parallel()
 	meteringtest.TestLimiter(t, func(t *testing.T) meteringtest.LimiterFixture {
 		memory, clock := meteringtest.NewLimiter()
-		leased := runLeased(t, memory, &metering.LeasedOptions{MinUnits: 1, Now: clock.Now})
-		return meteringtest.LimiterFixture{
-			Limiter: leased, Now: clock.Now, Advance: clock.Advance, Calls: 20_000, Lends: true, Late: 200 * time.Millisecond,
+		f := meteringtest.LimiterFixture{Now: clock.Now, Advance: clock.Advance, Calls: 20_000, Lends: true, Late: 40 * time.Millisecond}
+		if os.Getenv("SOAK") != "" {
+			f.Calls = 100_000
 		}
+		for i := range 4 {
+			leased := runLeased(t, memory, &metering.LeasedOptions{MinUnits: 1, TTL: f.Late, Now: clock.Now})
+			if f.Limiter = leased; i < 3 {
+				f.Others = append(f.Others, leased)
+			}
+		}
+		return f
 	})
 }
 
@@ -70,6 +79,44 @@ func TestLeasedRefusals(t *testing.T) {
 	_, err := leased.Settle(t.Context(), full, 0)
 	require.NoError(t, err)
 	require.True(t, take(small, 20).Allowed)
+}
+
+// An agent that sends a new idempotency key with each call is refused as one
+// that sends none; a call that was paid for before is not.
+//
+// Mutations seen here: keys that are asked for without end, and replays that
+// count as new ones.
+func TestLeasedRefusedKeys(t *testing.T) {
+	t.Parallel()
+	limiter, clock := newBreakable()
+	leased := runLeased(t, limiter, &metering.LeasedOptions{Now: clock.Now})
+	take := func(key string) metering.Decision {
+		d, err := leased.Take(t.Context(), metering.Request{
+			Tenant: agent, Units: 20, ID: key, Key: key, KeyTTL: time.Hour,
+			Bounds: []metering.Bound{{Limit: metering.PerHour(110)}},
+		})
+		require.NoError(t, err)
+		return d
+	}
+	for i := range 5 {
+		require.True(t, take(fmt.Sprint("paid ", i)).Allowed)
+	}
+	limiter.asked.Store(0)
+	for second := range 10 {
+		for i := range 100 {
+			require.False(t, take(fmt.Sprint("new ", second, i)).Allowed)
+			clock.Advance(10 * time.Millisecond)
+		}
+	}
+	require.LessOrEqual(t, limiter.asked.Load(), int64(10*5+1))
+
+	clock.Advance(time.Second)
+	require.False(t, take("new").Allowed)
+	for i := range 100 {
+		d := take(fmt.Sprint("paid ", i%5))
+		require.True(t, d.Allowed, "a call that was paid for is refused")
+		require.True(t, d.Replay)
+	}
 }
 
 // A block serves its own plan and period only, until it is over; what is left of

@@ -25,7 +25,7 @@ type Limiter interface {
 	// ended; more takes as many of the missing units as every bound still
 	// admits. Units that a concurrent call with the same idempotency key relies
 	// on stay as they are. Attempts are never given back. The slots that the
-	// call holds are freed, and what d.Block says is given back. A call that
+	// call holds are freed, and what d.Block says is given back, once. A call that
 	// holds neither and is charged what it was admitted for need not be settled.
 	Settle(ctx context.Context, d Decision, units int64) (charged int64, err error)
 }
@@ -63,7 +63,8 @@ type Request struct {
 	KeyTTL time.Duration
 
 	// Block asks for units beside those of the call, for the process to spend
-	// by itself. A limiter that does not lend leaves it.
+	// by itself; not for a call with a Key. A limiter that does not lend leaves
+	// it.
 	Block Block
 }
 
@@ -72,6 +73,11 @@ type Request struct {
 // a window longer, so that spending them late never lets a window hold more
 // than its limit.
 type Block struct {
+	// ID names the loan. It must be new for each one, and nothing is lent
+	// without it. What is left of a loan is given back once, however often that
+	// is tried, within an hour.
+	ID string
+
 	Units int64         // of each bound that counts units
 	Calls int64         // of each bound that counts attempts
 	Hold  time.Duration // how long after the decision they may be spent

@@ -19,6 +19,7 @@ type Memory struct {
 	windows map[memoryKey]*window
 	periods map[memoryKey]*counter
 	charges map[chargeKey]*charge
+	loans   map[chargeKey]time.Time            // until when each block may be given back
 	slots   map[memoryKey]map[string]time.Time // until when each slot is held
 	named   uint64                             // slots so far
 	sweepAt int                                // size at which what has expired is thrown away
@@ -38,6 +39,9 @@ type memoryKey struct {
 }
 
 type chargeKey struct{ tenant, key string }
+
+// loanKept is how long after its end a loan may be given back.
+const loanKept = time.Hour
 
 // counter counts a period.
 type counter struct {
@@ -66,6 +70,7 @@ func NewMemory(now func() time.Time) *Memory {
 		windows: make(map[memoryKey]*window),
 		periods: make(map[memoryKey]*counter),
 		charges: make(map[chargeKey]*charge),
+		loans:   make(map[chargeKey]time.Time),
 		slots:   make(map[memoryKey]map[string]time.Time),
 		sweepAt: 1024,
 	}
@@ -130,8 +135,11 @@ func (m *Memory) decide(r Request, take bool) Decision {
 		return d
 	}
 	attempts := slices.ContainsFunc(r.Bounds, func(b Bound) bool { return b.Attempts })
-	if block.Units > 0 && (block.Calls > 0 || !attempts) {
+	if block.ID != "" && r.Key == "" && block.Units > 0 && (block.Calls > 0 || !attempts) {
 		d.Block = block
+		if take {
+			m.loans[chargeKey{tenant, block.ID}] = now.Add(block.Hold + loanKept)
+		}
 	}
 	if take && holds {
 		m.named++
@@ -169,10 +177,13 @@ func (m *Memory) Settle(ctx context.Context, d Decision, units int64) (int64, er
 	defer m.mu.Unlock()
 	now := m.now().Truncate(time.Millisecond)
 	r, at := d.Request, d.Time
+	loan := chargeKey{r.Tenant.String(), d.Block.ID}
+	_, lent := m.loans[loan]
+	delete(m.loans, loan)
 	for _, b := range r.Bounds {
 		if b.Hold > 0 {
 			delete(m.slots[key(r.Tenant.String(), b)], d.Slot)
-		} else if left := b.lent(d.Block); left > 0 {
+		} else if left := b.lent(d.Block); lent && left > 0 {
 			m.sub(r.Tenant.String(), b, left, at, d.Block.Hold)
 		}
 	}
@@ -257,6 +268,7 @@ func (m *Memory) Reset(ctx context.Context, r Request) error {
 		delete(m.windows, key(r.Tenant.String(), b))
 		delete(m.periods, key(r.Tenant.String(), b))
 	}
+	maps.DeleteFunc(m.loans, func(k chargeKey, _ time.Time) bool { return k.tenant == r.Tenant.String() })
 	return nil
 }
 
@@ -365,7 +377,7 @@ func (m *Memory) charge(r Request, now time.Time) *charge {
 // sweep throws away what has expired once the maps have doubled, so that its
 // cost stays constant per call.
 func (m *Memory) sweep(now time.Time) {
-	size := func() int { return len(m.windows) + len(m.periods) + len(m.charges) + len(m.slots) }
+	size := func() int { return len(m.windows) + len(m.periods) + len(m.charges) + len(m.loans) + len(m.slots) }
 	if size() < m.sweepAt {
 		return
 	}
@@ -384,6 +396,7 @@ func (m *Memory) sweep(now time.Time) {
 			delete(m.charges, k)
 		}
 	}
+	maps.DeleteFunc(m.loans, func(_ chargeKey, until time.Time) bool { return !now.Before(until) })
 	for k, slots := range m.slots {
 		maps.DeleteFunc(slots, func(_ string, until time.Time) bool { return !now.Before(until) })
 		if len(slots) == 0 {

@@ -41,6 +41,14 @@ type Options struct {
 	// Defaults to 25 ms.
 	Budget time.Duration
 
+	// Leases says which units the Meter takes from the limiter in blocks, to
+	// spend them by itself while Run runs. By default those of calls all of
+	// whose limits allow more than 1,000 units, and LeasedOptions.MinUnits of
+	// MaxUnits means none. A refusal is repeated without asking for at most a
+	// second, whatever the limit. Nothing of this holds for a limiter that is a
+	// Memory, which is asked for every call. Now is Options.Now.
+	Leases LeasedOptions
+
 	// IdempotencyTTL is how long an idempotency key is remembered.
 	// Defaults to 24 hours.
 	IdempotencyTTL time.Duration
@@ -73,6 +81,7 @@ type Meter struct {
 	now     func() time.Time
 	keyTTL  time.Duration
 	observe func(Observation)
+	loops   []func(context.Context) error // what Run runs
 
 	mu        sync.RWMutex
 	wrapped   map[string]bool // tools that WithMetering has wrapped
@@ -112,10 +121,17 @@ func New(limiter Limiter, sink usage.Sink, opts *Options) (*Meter, error) {
 	if o.IdempotencyTTL == 0 {
 		o.IdempotencyTTL = 24 * time.Hour
 	}
+	o.Leases.Now = o.Now
+	o.Leases = o.Leases.withDefaults()
 	if err := o.validate(limiter, sink); err != nil {
 		return nil, fmt.Errorf("metering: configure meter: %w", err)
 	}
 
+	var loops []func(context.Context) error
+	if _, ok := limiter.(*Memory); !ok {
+		leased := newLeased(limiter, o.Leases)
+		limiter, loops = leased, append(loops, leased.Run)
+	}
 	m := &Meter{
 		guard:   newGuard(limiter, o.Budget, o.Now),
 		sink:    sink,
@@ -125,6 +141,7 @@ func New(limiter Limiter, sink usage.Sink, opts *Options) (*Meter, error) {
 		now:     o.Now,
 		keyTTL:  o.IdempotencyTTL,
 		observe: o.Observe,
+		loops:   loops,
 		wrapped: make(map[string]bool),
 		known:   make(map[string]bool),
 	}
@@ -138,6 +155,9 @@ func (o Options) validate(limiter Limiter, sink usage.Sink) error {
 	var errs []error
 	if limiter == nil {
 		errs = append(errs, errors.New("limiter is nil"))
+	}
+	if _, ok := limiter.(*Leased); ok {
+		errs = append(errs, errors.New("limiter is a Leased: the Meter leases by itself; give it the limiter behind, and set Leases"))
 	}
 	if sink == nil {
 		errs = append(errs, errors.New("sink is nil"))
@@ -162,6 +182,7 @@ func (o Options) validate(limiter Limiter, sink usage.Sink) error {
 	if o.Budget < time.Millisecond || o.Budget > time.Minute {
 		errs = append(errs, fmt.Errorf("Budget: %v is not within 1ms and 1m", o.Budget))
 	}
+	errs = append(errs, o.Leases.validate("Leases."))
 	if o.IdempotencyTTL < time.Minute || o.IdempotencyTTL > 30*24*time.Hour {
 		errs = append(errs, fmt.Errorf("IdempotencyTTL: %v is not within 1m and 720h", o.IdempotencyTTL))
 	}

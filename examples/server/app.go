@@ -313,6 +313,7 @@ func (a *app) buildOnboarding(context.Context) error {
 func (a *app) work(g *group) {
 	g.run("directory", a.directory.Run)
 	g.run("api keys", a.keys.Run)
+	g.run("metering", a.meter.Run)
 	g.run("usage", func(ctx context.Context) error { return a.sink.Run(ctx, a.ledger) })
 	g.run("usage months", a.ledger.Run)
 	g.run("catalog", a.catalog.run)

@@ -7,6 +7,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/mcpsaas/mcpsaas/metering"
+	"github.com/mcpsaas/mcpsaas/tenancy/tenant"
 )
 
 func testSlots(t *testing.T, f LimiterFixture) {
@@ -78,7 +79,7 @@ func testSlotsExpire(t *testing.T, f LimiterFixture) {
 // lend asks for a block beside a call of one unit.
 func lend(t *testing.T, f LimiterFixture, r metering.Request, units, calls int64) metering.Decision {
 	t.Helper()
-	r.Block = metering.Block{Units: units, Calls: calls, Hold: 200 * time.Millisecond}
+	r.Block = metering.Block{ID: tenant.NewID().String(), Units: units, Calls: calls, Hold: 200 * time.Millisecond}
 	d := take(t, f, r)
 	require.True(t, d.Allowed)
 	return d
@@ -91,7 +92,8 @@ func testBlock(t *testing.T, f LimiterFixture) {
 	r := request(1, metering.PerHour(1_000), metering.PerHour(400))
 	r.Bounds[1].Attempts = true
 	d := lend(t, f, r, 80, 20)
-	require.Equal(t, metering.Block{Units: 80, Calls: 20, Hold: 200 * time.Millisecond}, d.Block)
+	require.Equal(t, metering.Block{ID: d.Block.ID, Units: 80, Calls: 20, Hold: 200 * time.Millisecond}, d.Block)
+	require.NotEmpty(t, d.Block.ID)
 	require.EqualValues(t, 1, d.Units)
 	require.Equal(t, []int64{919, 379}, []int64{d.Limits[0].Remaining, d.Limits[1].Remaining})
 
@@ -117,7 +119,10 @@ func testBlockReturned(t *testing.T, f LimiterFixture) {
 	r.Bounds[2].Start, r.Bounds[2].End = month(f.Now())
 	d := lend(t, f, r, 80, 20)
 	d.Block.Units, d.Block.Calls = 50, 15
-	settle(t, f, d, 1)
+	for range 2 { // it is given back once, by whomever
+		settle(t, f, d, 1)
+		d.Block.Units, d.Block.Calls = 60, 18
+	}
 	r.Units = 0
 	after, err := f.Limiter.Peek(t.Context(), r)
 	require.NoError(t, err)

@@ -2,9 +2,11 @@ package meteringtest
 
 import (
 	"math/rand/v2"
+	"slices"
 	"testing"
 	"time"
 
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/mcpsaas/mcpsaas/metering"
@@ -35,14 +37,25 @@ func testRandom(t *testing.T, f LimiterFixture) {
 		{metering.Per(window, 60)},
 		{metering.Per(window, 700), metering.Per(3*window, 1_200)},
 	} {
-		o := &oracle{t: t, f: f, r: request(1, limits...)}
-		for range f.Calls / 2 {
-			o.step(random, window)
+		fleets := [][]metering.Limiter{{f.Limiter}}
+		if len(f.Others) > 0 {
+			fleets = append(fleets, append(slices.Clone(f.Others), f.Limiter))
 		}
-		require.NotZero(t, o.refused, "the limits were never reached")
-		require.NotZero(t, o.admitted)
-		if f.Lends && len(limits) > 1 {
-			require.NotZero(t, o.leased, "no call was served by a block")
+		for _, limiters := range fleets {
+			o := &oracle{t: t, f: f, random: random, limiters: limiters, r: request(1, limits...), window: window}
+			for i := range f.Calls / 2 {
+				o.step()
+				if i%(f.Calls/20) == 0 {
+					o.requireBack(f.Limiter)
+				}
+			}
+			t.Logf("limiters: %d, calls: %d admitted, %d of them from blocks; %d refused, %d of them without asking and %d for what others held",
+				len(limiters), o.admitted, o.leased, o.refused, o.repeated, o.elsewhere)
+			require.NotZero(t, o.refused, "the limits were never reached")
+			require.NotZero(t, o.admitted)
+			if f.Lends && len(limits) > 1 {
+				require.NotZero(t, o.leased, "no call was served by a block")
+			}
 		}
 	}
 }
@@ -51,101 +64,184 @@ func testRandom(t *testing.T, f LimiterFixture) {
 type oracle struct {
 	t        *testing.T
 	f        LimiterFixture
+	random   *rand.Rand
+	limiters []metering.Limiter
 	r        metering.Request
-	calls    []oracleCall // those of the longest window, in order of time
-	refused  int
-	admitted int
-	leased   int
+	window   time.Duration
+	calls    []oracleCall // those of the longest window, about in order of time
+	lent     time.Time    // when the last block was
+
+	admitted, leased             int
+	refused, repeated, elsewhere int
 }
 
 type oracleCall struct {
+	by       metering.Limiter
 	decision metering.Decision
 	real     int64 // what the call is charged now
-	held     int64 // what the limiter may still count for it
+	beside   bool  // a block that was lent before could still be spent
+
+	// What each bound may count for it: within its window, and for as long
+	// after it as it may be late.
+	within, after []int64
 }
 
-func (o *oracle) step(random *rand.Rand, window time.Duration) {
-	if o.f.Advance != nil {
-		switch n := random.IntN(40); {
-		case o.f.Lends && n < 36:
-			o.f.Advance(time.Duration(random.Int64N(int64(o.f.Late / 4)))) // calls that a block may serve
-		case n == 0 || o.f.Lends && n == 36:
-			o.f.Advance(time.Duration(random.Int64N(int64(2 * window)))) // idle
-		default:
-			o.f.Advance(time.Duration(random.Int64N(int64(window / 120))))
-		}
+func (o *oracle) step() {
+	o.pause()
+	if n := len(o.calls); n > 0 && o.random.IntN(5) == 0 {
+		o.settle(&o.calls[n-1-o.random.IntN(min(n, 40))])
 	}
-	if n := len(o.calls); n > 0 && random.IntN(5) == 0 {
-		o.settle(&o.calls[n-1-random.IntN(min(n, 40))], random)
-	}
-	o.r.Units = 1 + random.Int64N(20)
-	d := take(o.t, o.f, o.r)
+	o.r.Units = 1 + o.random.Int64N(20)
+	by := o.limiters[o.random.IntN(len(o.limiters))]
+	d := takeOf(o.t, o.f, by, o.r)
 	if d.Allowed {
 		o.admitted++
 		if d.Source == metering.SourceLease {
 			o.leased++
 		}
-		o.calls = append(o.calls, oracleCall{d, d.Units, d.Units})
-	} else {
-		o.refused++
-	}
-	if d.Source == metering.SourceRefusal {
-		return // asked a moment ago; by which clock it would be compared is open
+		c := oracleCall{by: by, decision: d, real: d.Units}
+		c.beside = o.f.Lends && d.Block.Hold == 0 && d.Source == metering.SourceLimiter && d.Time.Sub(o.lent) <= o.f.Late
+		if d.Block.Hold > 0 {
+			o.lent = d.Time
+		}
+		for range o.r.Bounds {
+			c.within, c.after = append(c.within, d.Units), append(c.after, d.Units)
+		}
+		o.calls = append(o.calls, c)
 	}
 	o.forget(d.Time)
 	for i, b := range o.r.Bounds {
-		var inside, late int64
-		for _, c := range o.calls {
-			age := d.Time.Sub(c.decision.Time)
-			if age < b.Window {
-				inside += c.real
-			}
-			if age < b.Window+b.Resolution()+o.f.Late {
-				late += c.held
-			}
-		}
+		inside, most := o.count(i, d.Time)
 		require.LessOrEqual(o.t, inside, b.Units, "over-admitted: a window holds more than the limit")
-		if d.Allowed {
+		if d.Allowed && (len(o.limiters) == 1 || d.Source == metering.SourceLimiter) { // beside a block one doesn't see what others take
 			require.LessOrEqual(o.t, d.Limits[i].Remaining, b.Units-inside, "more left than the window has room for")
-			if !o.f.Lends { // else some are in a block that is to be returned
-				require.GreaterOrEqual(o.t, d.Limits[i].Remaining, b.Units-late, "units were released late")
+			if !o.f.Lends { // else some are in blocks that are to be returned
+				require.GreaterOrEqual(o.t, d.Limits[i].Remaining, b.Units-most, "units were released late")
 			}
 		}
-		if d.Refused == i {
-			require.Greater(o.t, late+o.r.Units, b.Units, "refused although the limit had room: units were released late")
+	}
+	if !d.Allowed {
+		o.refuse(by, d)
+	}
+}
+
+// refuse checks that a refusal was right, and for as long as it said.
+func (o *oracle) refuse(by metering.Limiter, d metering.Decision) {
+	o.refused++
+	if d.Source == metering.SourceRefusal {
+		o.repeated++
+	}
+	b := o.r.Bounds[d.Refused]
+	_, most := o.count(d.Refused, d.Time)
+	if most+o.r.Units > b.Units {
+		// What was repeated may have been asked before a cheaper call was admitted.
+		if o.f.Advance != nil && len(o.limiters) == 1 && d.Source == metering.SourceLimiter && o.random.IntN(40) == 0 {
+			o.f.Advance(d.RetryAfter())
+			peek, err := by.Peek(o.t.Context(), o.r)
+			require.NoError(o.t, err)
+			require.True(o.t, peek.Allowed, "refused although the time that it asked to wait is over")
 		}
+		return
+	}
+	require.True(o.t, o.f.Lends && len(o.limiters) > 1, "refused although the limit had room: units were released late")
+	// Others hold the rest, for as long as blocks last.
+	if o.elsewhere++; o.elsewhere <= 20 || o.elsewhere%500 == 0 {
+		o.requireBack(by)
+	}
+}
+
+// requireBack waits until blocks are over, and checks that all that they held is
+// back.
+func (o *oracle) requireBack(by metering.Limiter) {
+	if o.f.Advance != nil {
+		o.f.Advance(o.f.Late)
+	}
+	r := o.r
+	r.Units = 0
+	require.EventuallyWithT(o.t, func(t *assert.CollectT) {
+		d, err := by.Peek(o.t.Context(), r)
+		require.NoError(t, err)
+		for i, b := range r.Bounds {
+			inside, most := o.count(i, d.Time)
+			require.LessOrEqual(t, d.Limits[i].Remaining, b.Units-inside, "more left than the window has room for")
+			require.GreaterOrEqual(t, d.Limits[i].Remaining, b.Units-most, "units were released late")
+		}
+	}, 10*time.Second, 2*time.Millisecond)
+}
+
+// count returns what a bound must and what it may count at a time.
+func (o *oracle) count(i int, at time.Time) (inside, most int64) {
+	b := o.r.Bounds[i]
+	for _, c := range o.calls {
+		switch age := at.Sub(c.decision.Time); {
+		case age < b.Window:
+			inside += c.real
+			most += c.within[i]
+		case age < b.Window+b.Resolution()+o.f.Late:
+			most += c.after[i]
+		}
+	}
+	return inside, most
+}
+
+// pause moves the clock, if it can be moved.
+func (o *oracle) pause() {
+	if o.f.Advance == nil {
+		return
+	}
+	switch n := o.random.IntN(40); {
+	case o.f.Lends && n < 36:
+		o.f.Advance(time.Duration(o.random.Int64N(int64(o.f.Late / 4)))) // calls that a block may serve
+	case n == 0 || o.f.Lends && n == 36:
+		if o.f.Lends {
+			o.requireBack(o.f.Limiter) // what is returned hours after its end is not taken back
+		}
+		o.f.Advance(time.Duration(o.random.Int64N(int64(2 * o.window)))) // idle
+	default:
+		o.f.Advance(time.Duration(o.random.Int64N(int64(o.window / 120))))
 	}
 }
 
 // settle gives back a part of an earlier call, or all of it.
-func (o *oracle) settle(c *oracleCall, random *rand.Rand) {
+func (o *oracle) settle(c *oracleCall) {
 	if c.real == 0 {
 		return
 	}
-	units := random.Int64N(c.real)
-	if random.IntN(2) == 0 {
+	units := o.random.Int64N(c.real)
+	if o.random.IntN(2) == 0 {
 		units = 0
 	}
 	d := c.decision
 	d.Units = c.real
-	require.Equal(o.t, units, settle(o.t, o.f, d, units))
+	charged, err := c.by.Settle(o.t.Context(), d, units)
+	require.NoError(o.t, err)
+	require.Equal(o.t, units, charged)
 	peek := o.r
 	peek.Units = 0
-	after, err := o.f.Limiter.Peek(o.t.Context(), peek)
+	after, err := c.by.Peek(o.t.Context(), peek)
 	require.NoError(o.t, err)
 	c.real = units
-	// Units may stay where the window had moved past the call: they leave with
-	// the run of calls that they are remembered with.
-	// So they may beside blocks, whose entries overlap.
-	if !o.f.Lends && after.Time.Sub(d.Time) < o.r.Bounds[0].Window {
-		c.held = units
+	for i, b := range o.r.Bounds {
+		// Units may stay where the window had moved past the call: they leave
+		// with the run of calls that they are remembered with.
+		if after.Time.Sub(d.Time) >= b.Window-o.f.Late {
+			continue
+		}
+		// Beside a block they may be taken from the run before, as far as that
+		// has any. That one leaves first, so they count once more from then on.
+		if !c.beside {
+			c.within[i] = units
+		}
+		if !o.f.Lends {
+			c.after[i] = units
+		}
 	}
 }
 
 // forget drops what no window reaches any more.
 func (o *oracle) forget(now time.Time) {
 	longest := o.r.Bounds[len(o.r.Bounds)-1]
-	for len(o.calls) > 0 && now.Sub(o.calls[0].decision.Time) > longest.Window+2*longest.Resolution()+o.f.Late {
+	for len(o.calls) > 0 && now.Sub(o.calls[0].decision.Time) > longest.Window+2*longest.Resolution()+2*o.f.Late {
 		o.calls = o.calls[1:]
 	}
 }

@@ -16,18 +16,17 @@ import (
 // Three primaries: the keys of one tenant are on one of them.
 func TestLimiterOnCluster(t *testing.T) {
 	t.Parallel()
-	client := redis.NewClusterClient(&redis.ClusterOptions{Addrs: devtest.RedisCluster(t), ContextTimeoutEnabled: true, MaxRetries: -1})
-	defer client.Close()
-	limiter, err := redisquota.New(client, nil)
-	require.NoError(t, err)
-	t.Run("asked", func(t *testing.T) {
-		meteringtest.TestLimiter(t, func(t *testing.T) meteringtest.LimiterFixture {
-			return meteringtest.LimiterFixture{Limiter: limiter, Now: time.Now, Calls: calls(4_000)}
-		})
-	})
-	t.Run("leased", func(t *testing.T) {
-		meteringtest.TestLimiter(t, func(t *testing.T) meteringtest.LimiterFixture { return leasedFixture(t, limiter, 4_000) })
-	})
+	addrs := devtest.RedisCluster(t)
+	var limiters []*redisquota.Limiter
+	for range 4 {
+		client := redis.NewClusterClient(&redis.ClusterOptions{Addrs: addrs, ContextTimeoutEnabled: true, MaxRetries: -1})
+		defer client.Close()
+		limiter, err := redisquota.New(client, nil)
+		require.NoError(t, err)
+		limiters = append(limiters, limiter)
+	}
+	testFixtures(t, limiters)
+	limiter := limiters[0]
 	t.Run("forget", func(t *testing.T) {
 		for range 20 { // on all primaries
 			r := request(1)
@@ -52,18 +51,22 @@ func TestLimiterOnOthers(t *testing.T) {
 	for _, program := range programs {
 		t.Run(filepath.Base(program), func(t *testing.T) {
 			t.Parallel()
-			limiter, client := newLimiter(t, devtest.RedisProgram(t, program))
+			url := devtest.RedisProgram(t, program)
+			_, client := newLimiter(t, url)
 			info, err := client.InfoMap(t.Context(), "server").Result()
 			require.NoError(t, err)
 			t.Log("redis_version", info["Server"]["redis_version"], "valkey_version", info["Server"]["valkey_version"])
-			t.Run("asked", func(t *testing.T) {
-				meteringtest.TestLimiter(t, func(t *testing.T) meteringtest.LimiterFixture {
-					return meteringtest.LimiterFixture{Limiter: limiter, Now: time.Now, Calls: calls(4_000)}
-				})
-			})
-			t.Run("leased", func(t *testing.T) {
-				meteringtest.TestLimiter(t, func(t *testing.T) meteringtest.LimiterFixture { return leasedFixture(t, limiter, 4_000) })
-			})
+			testFixtures(t, four(t, url))
 		})
 	}
+}
+
+// testFixtures runs the suite without leases and with.
+func testFixtures(t *testing.T, limiters []*redisquota.Limiter) {
+	t.Run("asked", func(t *testing.T) {
+		meteringtest.TestLimiter(t, func(*testing.T) meteringtest.LimiterFixture { return askedFixture(limiters, 2_000) })
+	})
+	t.Run("leased", func(t *testing.T) {
+		meteringtest.TestLimiter(t, func(t *testing.T) meteringtest.LimiterFixture { return leasedFixture(t, limiters, 2_000) })
+	})
 }

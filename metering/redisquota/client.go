@@ -17,7 +17,10 @@ import (
 // redis.ParseURL reads it. It differs from the defaults of go-redis in that a
 // command ends with its context (by default it blocks for seconds while Redis
 // hangs) and is never sent a second time (by default up to three times more,
-// which charges a call up to four times). It keeps a few connections ready,
+// which charges a call up to four times). A command whose context has no end
+// waits 10 seconds for its answer instead of three, unless the URL says
+// otherwise: as long as a Meter waits for the answer to a call that has given up,
+// to give back what it took. It keeps a few connections ready,
 // opened in the background, so that a burst of calls does not wait for them.
 func NewClient(url string) (*redis.Client, error) {
 	o, err := redis.ParseURL(url)
@@ -27,6 +30,9 @@ func NewClient(url string) (*redis.Client, error) {
 	}
 	o.ContextTimeoutEnabled = true
 	o.MaxRetries = -1
+	if o.ReadTimeout == 0 {
+		o.ReadTimeout = 10 * time.Second
+	}
 	o.PoolSize = max(o.PoolSize, 32)
 	o.MinIdleConns = max(o.MinIdleConns, 8)
 	o.DialerRetries = 1

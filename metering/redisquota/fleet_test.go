@@ -1,6 +1,7 @@
 package redisquota_test
 
 import (
+	"bufio"
 	"encoding/json"
 	"fmt"
 	"os"
@@ -28,12 +29,14 @@ type fleetJob struct {
 	Until  time.Time
 	Calls  int // at least
 	Seed   int
+	Tell   bool // of each admitted call at once
 }
 
 // fleetCall is one admitted call, or a refusal.
 type fleetCall struct {
 	At      int64 // Unix ms, by the clock of Redis
-	Units   int64 // 0: refused
+	Asked   int64
+	Units   int64 // charged in the end; 0: refused, or given back
 	Source  metering.Source
 	Refused bool
 }
@@ -50,7 +53,9 @@ func TestMain(m *testing.M) {
 }
 
 // No window holds more than the limit, however many processes draw on it, and
-// whatever they hold and give back. Mutations seen here: a block that is spent
+// whatever they hold and give back. Without leases no unit is released late
+// either: a call is refused only if the limit is used up. These are processes;
+// the fleets of the conformance suite are limiters within one. Mutations seen here: a block that is spent
 // beyond its end, and entries that are dropped by the time of the last one. Not
 // seen here: a block that counts from when it was lent; the conformance suite
 // sees that.
@@ -81,9 +86,12 @@ func TestFleet(t *testing.T) {
 				var inside, most, before, admitted, fromBlocks int64
 				refused := false
 				window := all[:0:0]
-				for _, c := range all {
+				for i, c := range all {
 					if c.Refused {
 						refused = true
+						if !leased {
+							require.Greater(t, mostAt(all, i, job)+c.Asked, job.Limit, "refused although the limit had room: units were released late")
+						}
 						continue
 					}
 					if !refused {
@@ -113,6 +121,22 @@ func TestFleet(t *testing.T) {
 	}
 }
 
+// mostAt returns the most that the limit may count when the i-th call is
+// decided: what may have been taken before, in the same millisecond too, and
+// given back after.
+func mostAt(all []fleetCall, i int, job fleetJob) (most int64) {
+	for i+1 < len(all) && all[i+1].At == all[i].At {
+		i++
+	}
+	late := (job.Window + metering.Per(job.Window, job.Limit).Resolution()).Milliseconds()
+	for j := i; j >= 0 && all[i].At-all[j].At < late; j-- {
+		if !all[j].Refused {
+			most += all[j].Asked
+		}
+	}
+	return most
+}
+
 // fleet runs one process and returns its calls.
 func fleet(t *testing.T, job fleetJob) []fleetCall {
 	encoded, err := json.Marshal(job)
@@ -132,4 +156,53 @@ func fleet(t *testing.T, job fleetJob) []fleetCall {
 		t.Error(err)
 	}
 	return result
+}
+
+// A process is killed while it spends blocks. What it took and what it held
+// counts; Redis drops all of it when a window has passed since the last moment
+// at which it could be spent. (That each unit counts until then, and not longer,
+// is seen with a clock that can be moved: metering's TestCrashedBlock.)
+func TestKilledWithABlock(t *testing.T) {
+	t.Parallel()
+	job := fleetJob{
+		URL: devtest.SharedRedis(t), Tenant: tenant.NewID().String(), Leased: true, Tell: true,
+		Window: time.Hour, Limit: 1_000_000_000, Until: time.Now().Add(time.Minute),
+	}
+	encoded, err := json.Marshal(job)
+	require.NoError(t, err)
+	child := exec.CommandContext(t.Context(), os.Args[0])
+	child.Env = append(os.Environ(), fleetEnv+"="+string(encoded))
+	child.Stderr = os.Stderr
+	out, err := child.StdoutPipe()
+	require.NoError(t, err)
+	require.NoError(t, child.Start())
+	told := bufio.NewScanner(out)
+	var units int64 // told of
+	for fromBlocks := 0; fromBlocks < 500 && told.Scan(); {
+		var c fleetCall
+		require.NoError(t, json.Unmarshal(told.Bytes(), &c))
+		units += c.Asked
+		if c.Source == metering.SourceLease {
+			fromBlocks++
+		}
+	}
+	require.NoError(t, child.Process.Kill())
+	require.Error(t, child.Wait())
+
+	limiter, client := newLimiter(t, job.URL)
+	id, err := tenant.ParseID(job.Tenant)
+	require.NoError(t, err)
+	limit := metering.Per(job.Window, job.Limit)
+	d, err := limiter.Peek(t.Context(), metering.Request{Tenant: id, Bounds: []metering.Bound{{Limit: limit}}})
+	require.NoError(t, err)
+	used := job.Limit - d.Limits[0].Remaining
+	t.Logf("%d units told of, %d counted", units, used)
+	require.GreaterOrEqual(t, used, units)
+	keys, err := client.Keys(t.Context(), "*:w:*").Result()
+	require.NoError(t, err)
+	require.Len(t, keys, 1)
+	ttl, err := client.PTTL(t.Context(), keys[0]).Result()
+	require.NoError(t, err)
+	require.Positive(t, ttl)
+	require.LessOrEqual(t, ttl, job.Window+limit.Resolution()+leaseTTL)
 }

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
+	"errors"
 	"math/rand/v2"
 	"os"
 	"sync"
@@ -13,6 +14,9 @@ import (
 	"github.com/mcpsaas/mcpsaas/metering/redisquota"
 	"github.com/mcpsaas/mcpsaas/tenancy/tenant"
 )
+
+// leaseTTL is short, so that many blocks end.
+const leaseTTL = 20 * time.Millisecond
 
 // work is a process of the fleet: it calls by several goroutines and prints
 // what came of it.
@@ -38,7 +42,7 @@ func work(encoded string) error {
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
 	if job.Leased {
-		leased, err := metering.NewLeased(asked, &metering.LeasedOptions{TTL: 20 * time.Millisecond})
+		leased, err := metering.NewLeased(asked, &metering.LeasedOptions{TTL: leaseTTL})
 		if err != nil {
 			cancel()
 			return err
@@ -68,12 +72,14 @@ func work(encoded string) error {
 					},
 				}
 				d, err := limiter.Take(ctx, r)
-				c := fleetCall{At: d.Time.UnixMilli(), Units: d.Units, Source: d.Source, Refused: !d.Allowed}
+				c := fleetCall{At: d.Time.UnixMilli(), Asked: r.Units, Units: d.Units, Source: d.Source, Refused: !d.Allowed}
 				if err == nil && d.Allowed && random.IntN(20) == 0 {
 					c.Units, err = limiter.Settle(ctx, d, 0)
 				}
 				mu.Lock()
-				calls = append(calls, c)
+				if calls = append(calls, c); job.Tell && d.Allowed {
+					err = errors.Join(err, json.NewEncoder(os.Stdout).Encode(c))
+				}
 				if err != nil {
 					fail = err
 				}

@@ -108,11 +108,14 @@ func (l *Limiter) decide(ctx context.Context, r metering.Request, take bool) (me
 	if take && holdsSlot(r.Bounds) {
 		slot = newSlot()
 	}
+	if r.Key != "" || r.Block.ID == "" {
+		r.Block = metering.Block{}
+	}
 	// A plain call sends its bounds and nothing else.
-	args := l.take.args(l.keys(r), 8)
+	args := l.take.args(l.keys(r), 10)
 	args = append(args, packBounds(r))
-	if !take || slot != "" || r.Key != "" || r.Block != (metering.Block{}) {
-		args = append(args, flag(take), slot, r.Block.Units, r.Block.Calls, r.Block.Hold.Milliseconds())
+	if !take || slot != "" || r.Key != "" || r.Block.ID != "" {
+		args = append(args, flag(take), slot, r.Block.Units, r.Block.Calls, r.Block.Hold.Milliseconds(), r.Block.ID)
 	}
 	if r.Key != "" {
 		args = append(args, r.Units, r.ID, r.KeyTTL.Milliseconds())
@@ -134,8 +137,11 @@ func (l *Limiter) decide(ctx context.Context, r metering.Request, take bool) (me
 // Settle implements metering.Limiter by one script call.
 func (l *Limiter) Settle(ctx context.Context, d metering.Decision, units int64) (int64, error) {
 	r := d.Request
-	args := l.settle.args(l.keys(r), 10)
-	args = append(args, packBounds(r), d.Time.UnixMilli(), d.Units, units, d.Block.Units, d.Block.Calls, d.Slot, d.ID, flag(d.Replay), d.Block.Hold.Milliseconds())
+	if r.Key == "" {
+		r.Block = d.Block
+	}
+	args := l.settle.args(l.keys(r), 11)
+	args = append(args, packBounds(r), d.Time.UnixMilli(), d.Units, units, d.Block.Units, d.Block.Calls, d.Slot, d.ID, flag(d.Replay), d.Block.Hold.Milliseconds(), r.Block.ID)
 	reply, err := l.settle.run(ctx, l.client, args)
 	if err != nil {
 		return 0, fmt.Errorf("redisquota: settle units: %w", err)
@@ -179,7 +185,7 @@ func newSlot() string {
 
 // Reset implements metering.Resetter.
 func (l *Limiter) Reset(ctx context.Context, r metering.Request) error {
-	r.Key = ""
+	r.Key, r.Block = "", metering.Block{ID: "all"} // of which there is one key
 	r.Bounds = slices.DeleteFunc(slices.Clone(r.Bounds), func(b metering.Bound) bool { return b.Hold > 0 })
 	if len(r.Bounds) == 0 {
 		return nil

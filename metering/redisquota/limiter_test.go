@@ -33,24 +33,49 @@ func newLimiter(t testing.TB, url string) (*redisquota.Limiter, *redis.Client) {
 func TestLimiter(t *testing.T) {
 	t.Parallel()
 	meteringtest.TestLimiter(t, func(t *testing.T) meteringtest.LimiterFixture {
-		limiter, _ := newLimiter(t, devtest.SharedRedis(t))
-		return meteringtest.LimiterFixture{Limiter: limiter, Now: time.Now, Calls: calls(10_000)}
+		return askedFixture(four(t, devtest.SharedRedis(t)), 4_000)
 	})
 }
 
 func TestLeasedLimiter(t *testing.T) {
 	t.Parallel()
 	meteringtest.TestLimiter(t, func(t *testing.T) meteringtest.LimiterFixture {
-		limiter, _ := newLimiter(t, devtest.SharedRedis(t))
-		return leasedFixture(t, limiter, 10_000)
+		return leasedFixture(t, four(t, devtest.SharedRedis(t)), 4_000)
 	})
+}
+
+// four returns limiters as four processes have them: with a client each.
+func four(t testing.TB, url string) (limiters []*redisquota.Limiter) {
+	for range 4 {
+		limiter, _ := newLimiter(t, url)
+		limiters = append(limiters, limiter)
+	}
+	return limiters
+}
+
+func askedFixture(limiters []*redisquota.Limiter, random int) meteringtest.LimiterFixture {
+	f := meteringtest.LimiterFixture{Now: time.Now, Calls: calls(random), Limiter: limiters[0]}
+	for _, l := range limiters[1:] {
+		f.Others = append(f.Others, l)
+	}
+	return f
 }
 
 // leasedFixture leases of small limits, and for a moment: the windows of the
 // random calls are short.
-func leasedFixture(t *testing.T, limiter *redisquota.Limiter, random int) meteringtest.LimiterFixture {
-	leased := lease(t, limiter, &metering.LeasedOptions{MinUnits: 1, TTL: 10 * time.Millisecond})
-	return meteringtest.LimiterFixture{Limiter: leased, Now: time.Now, Calls: calls(random), Lends: true, Late: 10 * time.Millisecond, Window: 720 * time.Millisecond}
+func leasedFixture(t *testing.T, limiters []*redisquota.Limiter, random int) meteringtest.LimiterFixture {
+	f := askedFixture(limiters, random)
+	f.Lends, f.Late, f.Window = true, 10*time.Millisecond, 720*time.Millisecond
+	leaseAll(t, &f)
+	return f
+}
+
+func leaseAll(t *testing.T, f *meteringtest.LimiterFixture) {
+	opts := &metering.LeasedOptions{MinUnits: 1, TTL: f.Late, Now: f.Now}
+	f.Limiter = lease(t, f.Limiter, opts)
+	for i, l := range f.Others {
+		f.Others[i] = lease(t, l, opts)
+	}
 }
 
 // calls is how many random calls a test makes: the long form has SOAK set.
@@ -76,10 +101,24 @@ func newMiniredis(t testing.TB) (*redisquota.Limiter, *meteringtest.Clock, *mini
 
 func TestLimiterOnMiniredis(t *testing.T) {
 	t.Parallel()
+	meteringtest.TestLimiter(t, miniredisFixture)
+}
+
+func TestLeasedLimiterOnMiniredis(t *testing.T) {
+	t.Parallel()
 	meteringtest.TestLimiter(t, func(t *testing.T) meteringtest.LimiterFixture {
-		limiter, clock, _, advance := newMiniredis(t)
-		return meteringtest.LimiterFixture{Limiter: limiter, Now: clock.Now, Advance: advance, Calls: calls(8_000)}
+		f := miniredisFixture(t)
+		f.Lends, f.Late = true, 40*time.Millisecond
+		leaseAll(t, &f)
+		return f
 	})
+}
+
+func miniredisFixture(t *testing.T) meteringtest.LimiterFixture {
+	_, clock, server, advance := newMiniredis(t)
+	f := askedFixture(four(t, "redis://"+server.Addr()), 4_000)
+	f.Now, f.Advance = clock.Now, advance
+	return f
 }
 
 func request(units int64, limits ...metering.Limit) metering.Request {

@@ -5,7 +5,8 @@
 -- ARGV: 1 the bounds, 2 the time of the take in ms, 3 the units charged so far,
 --       4 the units to charge, 5 and 6 the units and calls to give back of what
 --       was lent, 7 the name of its slots, 8 the id of the event, 9 "1" for a
---       replay, 10 for how long, in ms, the units were lent, or 0.
+--       replay, 10 for how long, in ms, the units were lent, or 0, 11 the name
+--       of the loan.
 
 local struct = rawget(_G, 'struct')
 local call = redis.call
@@ -42,12 +43,15 @@ local function give_back(at, units, calls)
   end
 end
 
-if block + calls > 0 then give_back(at, block, calls) end
+local mark = KEYS[bounds + 1]
+if mark and ARGV[11] ~= '' then -- what was lent is given back once
+  if call('HDEL', mark, ARGV[11]) == 1 then give_back(at, block, calls) end
+  mark = nil
+end
 if units == charged and ARGV[9] == '0' then return units end
 
 -- A charge under an idempotency key is held by every call that relies on it,
 -- and changes only when the last one lets go.
-local mark = KEYS[bounds + 1]
 if mark then
   local seen = call('HMGET', mark, 'id', 'units', 'holders', 'at', 'keys')
   if seen[1] == ARGV[8] then

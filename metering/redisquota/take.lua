@@ -1,11 +1,13 @@
 -- Takes the units of a call from all of its bounds, or from none.
 --
--- KEYS: one per bound, then the one of the idempotency key if there is one.
+-- KEYS: one per bound, then the one of the idempotency key if there is one, or
+--       the one of the tenant's loans if units are to be lent.
 -- ARGV: 1 the bounds; the others are left out if they are all as for a plain
 --       call: 2 "1" to take and "0" to look, 3 the name of the slots that the
 --       call holds, 4 and 5 the units and calls to lend beside those of the
---       call, 6 for how long, in ms, 7 the units of the call, 8 the id of its
---       event, 9 how long an idempotency key is remembered in ms.
+--       call, 6 for how long, in ms, 7 the name of the loan, 8 the units of the
+--       call, 9 the id of its event, 10 how long an idempotency key is
+--       remembered in ms.
 -- Returns, packed: now in ms (6 bytes), the first bound that refused from 1 on,
 --       or 0 (1), whether it is a replay (1), the units charged if it is (6),
 --       units and calls lent (6, 6); for each bound: remaining (6), retry after
@@ -52,7 +54,11 @@ end
 local bounds = #ARGV[1] / BOUND
 local take, slot = ARGV[2] ~= '0', ARGV[3]
 local block, calls, ahead = tonumber(ARGV[4] or 0), tonumber(ARGV[5] or 0), tonumber(ARGV[6] or 0)
-local mark, replay, units, id = KEYS[bounds + 1], 0, 0, ''
+local mark, loans, replay, units, id = KEYS[bounds + 1], nil, 0, 0, ''
+if mark and ARGV[7] ~= '' then
+  loans = mark
+  mark = nil
+end
 if mark then
   local seen = call('HMGET', mark, 'id', 'units')
   if seen[1] then replay, id, units = 1, seen[1], tonumber(seen[2]) end
@@ -105,7 +111,7 @@ for i = 1, bounds do
   states[i] = {math.max(0, limit - used), retry}
 end
 
-if refused > 0 or block == 0 or lent_from_attempts and calls == 0 then block, calls, ahead = 0, 0, 0 end
+if refused > 0 or not loans or block == 0 or lent_from_attempts and calls == 0 then block, calls, ahead = 0, 0, 0 end
 if refused == 0 then
   for i, b in ipairs(specs) do
     local weight = b.weight
@@ -127,10 +133,14 @@ if refused == 0 then
     if replay == 1 then
       call('HINCRBY', mark, 'holders', 1)
     else
-      call('HSET', mark, 'id', ARGV[8], 'units', ARGV[7], 'holders', 1,
+      call('HSET', mark, 'id', ARGV[9], 'units', ARGV[8], 'holders', 1,
         'at', string.format('%.0f', now), 'keys', redis.sha1hex(table.concat(KEYS, ' ')))
-      call('PEXPIRE', mark, ARGV[9])
+      call('PEXPIRE', mark, ARGV[10])
     end
+  end
+  if take and loans and block > 0 then
+    call('HSET', loans, ARGV[7], 1)
+    call('PEXPIRE', loans, ahead + 3600000)
   end
 end
 

@@ -79,6 +79,8 @@ func (l *Limiter) keys(r metering.Request) []string {
 	}
 	if r.Key != "" {
 		keys = append(keys, base+"i:"+r.Key)
+	} else if r.Block.ID != "" {
+		keys = append(keys, base+"l")
 	}
 	return keys
 }
@@ -156,7 +158,7 @@ func decode(r metering.Request, reply string) (metering.Decision, error) {
 		}
 	}
 	if block, calls := read48(reply[14:]), read48(reply[20:]); block > 0 {
-		d.Block = metering.Block{Units: block, Calls: calls, Hold: r.Block.Hold}
+		d.Block = metering.Block{ID: r.Block.ID, Units: block, Calls: calls, Hold: r.Block.Hold}
 	}
 	for i, b := range r.Bounds {
 		at := reply[head+each*i:]
