@@ -45,7 +45,7 @@ type DirectoryOptions struct {
 }
 
 const directorySQL = `
-select id, plan, status, version, period_start, period_end, placement, database_ref, epoch
+select id, plan, status, version, period_start, period_end, placement, database_ref, epoch, limits
 from mcpsaas.tenants where changed >= $1`
 
 // NewDirectory returns a directory that reads through the control pool. It is
@@ -74,9 +74,9 @@ func scanEntry(row pgx.CollectableRow) (entry, error) {
 	var start, end *time.Time
 	var tier string
 	var database *string
-	err := row.Scan(&e.tenant.ID, &e.tenant.Plan, &e.tenant.Status, &e.tenant.Version, &start, &end, &tier, &database, &e.epoch)
+	err := row.Scan(&e.tenant.ID, &e.tenant.Plan, &e.tenant.Status, &e.tenant.Version, &start, &end, &tier, &database, &e.epoch, &e.tenant.Limits)
 	e.placement = placementOf(tier, database)
-	e.tenant.PeriodStart, e.tenant.PeriodEnd = utc(start), utc(end)
+	e.tenant.PeriodStart, e.tenant.PeriodEnd, e.tenant.Limits = utc(start), utc(end), orNone(e.tenant.Limits)
 	return e, err
 }
 

@@ -32,6 +32,10 @@ type Record struct {
 
 	// Epoch counts the tenant's moves, from 1. It is read, never written.
 	Epoch int64
+
+	// Limits are the tenant's own. They are read, and written by [SetLimits]
+	// alone.
+	Limits []tenant.Limit
 }
 
 // putSQL doesn't touch a tombstone, and then returns no row.
@@ -53,7 +57,7 @@ where id = $1 and status <> 'deleted'
 returning version`
 
 const lockSQL = `
-select name, plan, status, period_start, period_end, placement, database_ref, epoch
+select name, plan, status, period_start, period_end, placement, database_ref, epoch, limits
 from mcpsaas.tenants where id = $1 for update`
 
 const notifySQL = `select pg_notify('` + channel + `', '')`
@@ -112,14 +116,14 @@ func LockTenant(ctx context.Context, tx pgx.Tx, id tenant.ID) (Record, error) {
 	var start, end *time.Time
 	var tier string
 	var database *string
-	err := tx.QueryRow(ctx, lockSQL, id).Scan(&r.Name, &r.Plan, &r.Status, &start, &end, &tier, &database, &r.Epoch)
+	err := tx.QueryRow(ctx, lockSQL, id).Scan(&r.Name, &r.Plan, &r.Status, &start, &end, &tier, &database, &r.Epoch, &r.Limits)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return Record{}, ErrUnknownTenant
 	}
 	if err != nil {
 		return Record{}, fmt.Errorf("tenancy: lock tenant: %w", err)
 	}
-	r.PeriodStart, r.PeriodEnd = utc(start), utc(end)
+	r.PeriodStart, r.PeriodEnd, r.Limits = utc(start), utc(end), orNone(r.Limits)
 	r.Placement = placementOf(tier, database)
 	return r, nil
 }

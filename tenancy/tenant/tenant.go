@@ -71,21 +71,24 @@ const (
 )
 
 // Tenant is who is calling: the customer, what it bought, and the principal
-// within it. It is a value; copies are independent but for Scopes, which must
-// not be modified.
+// within it. It is a value; copies are independent but for Scopes and Limits,
+// which must not be modified.
 type Tenant struct {
 	ID     ID
 	Plan   Plan
 	Status Status
 
-	// Version rises with every change of the tenant's plan, status or period,
-	// so that two copies can be told apart by age.
+	// Version rises with every change of the tenant's plan, status, period or
+	// limits, so that two copies can be told apart by age.
 	Version int64
 
 	// PeriodStart and PeriodEnd bound the current billing period,
 	// [PeriodStart, PeriodEnd), in UTC; both are zero for a tenant without a
 	// subscription.
 	PeriodStart, PeriodEnd time.Time
+
+	// Limits are the tenant's own, beside and instead of those of its plan.
+	Limits []Limit
 
 	// Subject is the principal within the tenant (an API key's id, a token's
 	// subject); empty outside of a call.
