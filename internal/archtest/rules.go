@@ -70,6 +70,7 @@ var arrows = []arrow{
 	{from: "tenancy/tenant", stdlib: true},
 	{from: "health", stdlib: true},
 	{from: "metering/usage", stdlib: true, except: []string{"tenancy/tenant"}},
+	{from: "metering/alert", stdlib: true, except: []string{"tenancy/tenant"}},
 	{from: "tenancy", never: []string{sdk, redis, stripe, "metering", "billing", "onboarding", "health"}, except: leaves},
 	{from: "metering", never: []string{pgx, redis, stripe, "tenancy", "billing", "onboarding", "health"}, except: leaves},
 	{from: "billing", never: []string{pgx, redis, stripe, sdk, "tenancy", "metering", "onboarding", "health"}, except: leaves},
