@@ -31,7 +31,9 @@ type call struct {
 	start  time.Time
 	key    string // the caller's idempotency key
 
+	scope    *scope // what its tool draws on; nil if nothing is asked
 	decision Decision
+	over     string  // the soft limit that would have refused it
 	slots    *keeper // renews the slots of limits of calls in flight
 	outcome  usage.Outcome
 	denied   *QuotaError
@@ -73,6 +75,7 @@ func (m *Meter) reserve(ctx context.Context, c *call, tool string, req *mcp.Call
 		return ErrUnauthenticated
 	}
 	c.tenant, c.tool, c.label, c.start = t, tool, m.label(tool), m.now()
+	c.scope, c.over = nil, ""
 	c.decision, c.denied, c.key = Decision{Allowed: true, Source: SourceUnlimited, Refused: -1, Time: c.start.UTC()}, nil, ""
 	c.charge.Store(-1)
 	if c.spec, ok = m.tools[tool]; !ok {
@@ -98,10 +101,15 @@ func (m *Meter) reserve(ctx context.Context, c *call, tool string, req *mcp.Call
 
 // admit decides on the call and fills in c.decision.
 func (m *Meter) admit(ctx context.Context, c *call, req *mcp.CallToolRequest) error {
+	plan, ok := m.planOf(c.tenant)
+	if ok && !c.probe() && !plan.has(c.tool) {
+		m.denied.Add(1)
+		c.denied = &QuotaError{Code: CodeNotInPlan, Tool: c.tool, Plan: c.tenant.Plan, RetryAfter: -1}
+		return c.denied
+	}
 	if c.free() {
 		return nil
 	}
-	plan, ok := m.plans[c.tenant.Plan]
 	if !ok {
 		m.log.LogAttrs(ctx, slog.LevelError, "tenant's plan is not configured", slog.String("tenant", c.tenant.ID.String()), slog.String("plan", string(c.tenant.Plan)))
 		return ErrUnknownPlan
@@ -113,7 +121,8 @@ func (m *Meter) admit(ctx context.Context, c *call, req *mcp.CallToolRequest) er
 	if c.key, err = idempotencyKey(req); err != nil {
 		return err
 	}
-	r := Request{Tenant: c.tenant.ID, Units: units, Bounds: plan.bounds(c.tool, c.tenant, c.start)}
+	scope := plan.scope(c.tool)
+	r := Request{Tenant: c.tenant.ID, Units: units, Bounds: scope.at(c.tenant, c.start)}
 	if c.key == "" {
 		r.ID = newEventID()
 	} else {
@@ -125,10 +134,15 @@ func (m *Meter) admit(ctx context.Context, c *call, req *mcp.CallToolRequest) er
 		return nil
 	}
 
+	c.scope = scope
 	d, err := m.guard.take(ctx, r)
 	if err != nil {
 		if ctx.Err() != nil {
 			return ctx.Err()
+		}
+		if !scope.hard { // what only tells doesn't make a call fail
+			c.decision.ID, c.decision.Units = r.ID, units
+			return nil
 		}
 		return m.outage(ctx, c, plan.Plan, r, err)
 	}
@@ -158,11 +172,12 @@ func (m *Meter) outage(ctx context.Context, c *call, plan Plan, r Request, cause
 func (m *Meter) apply(c *call, d Decision) error {
 	c.decision = d
 	if !d.Allowed {
+		m.watch.see(c)
 		m.denied.Add(1)
 		c.denied = quotaError(d, c.tool, c.tenant.Plan)
 		return c.denied
 	}
-	if d.Replay {
+	if c.over = c.scope.over(d); d.Replay {
 		m.replayed.Add(1)
 	}
 	return nil
@@ -184,6 +199,7 @@ func (m *Meter) finish(ctx context.Context, c *call, outcome usage.Outcome) erro
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), settleTimeout)
 	defer cancel()
 	m.settle(ctx, c, want)
+	m.watch.see(c)
 	if c.probe() {
 		c.outcome = usage.Probe
 	}
@@ -257,7 +273,7 @@ func (m *Meter) record(ctx context.Context, c *call) error {
 		}
 	}
 	if m.observe != nil {
-		m.observe(Observation{Plan: e.Plan, Tool: e.Tool, Outcome: e.Outcome, Source: c.decision.Source, Units: e.Units, Duration: e.Duration})
+		m.observe(Observation{Plan: e.Plan, Tool: e.Tool, Outcome: e.Outcome, Source: c.decision.Source, Units: e.Units, Duration: e.Duration, Over: c.over})
 	}
 	return err
 }

@@ -47,6 +47,29 @@ const (
 	BillingPeriod Period = "billing"
 )
 
+// Mode says what a limit does with a call that it does not admit.
+type Mode string
+
+// The modes.
+const (
+	// Hard refuses the call. The empty Mode is Hard.
+	Hard Mode = "hard"
+
+	// Soft refuses nothing. The tenant is told where it stands, and its alerts
+	// say how far beyond the limit it is.
+	Soft Mode = "soft"
+
+	// Shadow refuses nothing and is not shown to the tenant: a new limit that
+	// is tried out. What it would have refused is in [Observation.Over], in the
+	// log once per period, and in alerts to the operator.
+	//
+	// Soft and shadow limits count every call, those too that they would have
+	// refused; so once a sliding window holds more than its limit, they tell of
+	// each call until it holds less, where a hard one would have let some
+	// through.
+	Shadow Mode = "shadow"
+)
+
 // Limit says how many units may be used in any window of a length, or in a
 // period, or how many calls may run at once. Make one with [PerHour] and its
 // siblings. Exactly one of Window, Period and Hold is set.
@@ -71,6 +94,10 @@ type Limit struct {
 	// a slot stays taken that nobody renews, so that a process that dies does
 	// not keep it; 1 s to 1 h. The Meter renews the slots of calls that run.
 	Hold time.Duration
+
+	// Mode says what becomes of a call that the limit does not admit.
+	// Defaults to Hard.
+	Mode Mode
 }
 
 // Per allows units in any window of the given length.
@@ -155,10 +182,16 @@ func (l Limit) validate(field string) error {
 	case l.Period != "" && l.Period != CalendarDay && l.Period != CalendarMonth && l.Period != BillingPeriod:
 		errs = append(errs, fmt.Errorf("%s.Period: unknown period %q", field, l.Period))
 	}
+	if l.Mode != "" && l.Mode != Hard && l.Mode != Soft && l.Mode != Shadow {
+		errs = append(errs, fmt.Errorf("%s.Mode: unknown mode %q", field, l.Mode))
+	}
 	return errors.Join(errs...)
 }
 
-// id is what two limits of one scope must not share: they would be one counter.
+// hard reports whether the limit refuses.
+func (l Limit) hard() bool { return l.Mode == "" || l.Mode == Hard }
+
+// id is what two limits of one scope share that go by one counter.
 func (l Limit) id() string {
 	switch {
 	case l.Period != "":

@@ -188,6 +188,10 @@ type LimitState struct {
 	// limit admits the call now, and negative if it never will, because the
 	// call alone costs more than the limit allows.
 	RetryAfter time.Duration
+
+	// Mode is that of the limit, as [Meter.Remaining] returns it; limiters
+	// leave it.
+	Mode Mode
 }
 
 // RetryAfter is when every limit would admit a refused call: the longest of

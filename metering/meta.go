@@ -13,15 +13,17 @@ import (
 //
 //	{"plan": "free", "units": 20, "limit": "hour", "allowed": 100, "remaining": 60}
 //
-// where units is what the call was charged, and the limit is the one with the
-// smallest share left (absent for an unlimited plan); "replay" is true if an
+// where units is what the call was charged, and the limit is the hard one with
+// the smallest share left (absent for an unlimited plan); "replay" is true if an
 // earlier call with the same idempotency key was charged instead. Of a call
 // that was refused:
 //
 //	{"code": "quota_exceeded", "plan": "free", "limit": "hour", "allowed": 100,
 //	 "remaining": 0, "retryAfterMs": 1234, "resetAt": "2026-11-22T20:15:00Z"}
 //
-// retryAfterMs and resetAt are absent if the call can never be admitted.
+// retryAfterMs and resetAt are absent if the call can never be admitted. Where no
+// limit refused, because the plan does not have the tool for instance, there is
+// the code, the plan and perhaps retryAfterMs.
 const MetaQuota = "io.github.mcpsaas/quota"
 
 // withMeta returns a copy of res that says where the caller stands. Results and
@@ -64,23 +66,21 @@ func stateMeta(c *call) map[string]any {
 	if c.decision.Replay {
 		quota["replay"] = true
 	}
-	tightest := -1
-	for i, l := range c.decision.Limits {
-		if c.decision.Request.Bounds[i].Attempts {
-			continue
-		}
-		if tightest < 0 || share(l) < share(c.decision.Limits[tightest]) {
-			tightest = i
+	if c.scope == nil || len(c.decision.Limits) == 0 {
+		return quota
+	}
+	tightest, least := -1, 2.0
+	for i, l := range c.scope.limits {
+		if share := 1 - float64(l.used(c.decision))/float64(l.Units); l.hard() && share < least {
+			tightest, least = i, share
 		}
 	}
 	if tightest >= 0 {
-		l := c.decision.Limits[tightest]
-		quota["limit"], quota["allowed"], quota["remaining"] = l.Name, l.Units, l.Remaining
+		l := c.scope.limits[tightest]
+		quota["limit"], quota["allowed"], quota["remaining"] = l.Name, l.Units, max(0, l.Units-l.used(c.decision))
 	}
 	return quota
 }
-
-func share(l LimitState) float64 { return float64(l.Remaining) / float64(l.Units) }
 
 func ceilMillis(d time.Duration) int64 {
 	return int64((d + time.Millisecond - 1) / time.Millisecond)

@@ -53,6 +53,10 @@ type Options struct {
 	// Defaults to 24 hours.
 	IdempotencyTTL time.Duration
 
+	// Alerts, if set, has tenants told when they have used a part of a limit.
+	// Nobody is told unless [Meter.Run] runs.
+	Alerts *AlertOptions
+
 	// Observe, if set, is told of every call once it has ended, for metrics.
 	// It must be fast and safe for concurrent use.
 	Observe func(Observation)
@@ -67,20 +71,28 @@ type Observation struct {
 	Source   Source
 	Units    int64
 	Duration time.Duration
+
+	// Over is the name of the first soft or shadow limit that would have refused
+	// the call, empty if none would. Names that operators give to limits of
+	// single tenants are among them.
+	Over string
 }
 
 // Meter meters tool calls. It is safe for concurrent use; its configuration
 // does not change.
 type Meter struct {
-	guard *guard
-	sink  usage.Sink
-	tools map[string]Tool
-	plans map[tenant.Plan]compiledPlan
+	guard  *guard
+	sink   usage.Sink
+	tools  map[string]Tool
+	plans  map[tenant.Plan]*compiledPlan
+	own    ownPlans
+	varied bool // some plan leaves out a tool
 
 	log     *slog.Logger
 	now     func() time.Time
 	keyTTL  time.Duration
 	observe func(Observation)
+	watch   *watcher
 	loops   []func(context.Context) error // what Run runs
 
 	mu        sync.RWMutex
@@ -89,14 +101,6 @@ type Meter struct {
 	installed atomic.Bool     // Middleware has been put into a server
 
 	counters
-}
-
-// compiledPlan is a plan with the bounds of each priced tool worked out.
-type compiledPlan struct {
-	Plan
-	byTool  map[string][]Bound
-	other   []Bound // any tool without a price of its own
-	periods bool    // some bound has a period to be filled in per call
 }
 
 // New returns a Meter that asks limiter and records into sink. It reports every
@@ -136,17 +140,22 @@ func New(limiter Limiter, sink usage.Sink, opts *Options) (*Meter, error) {
 		guard:   newGuard(limiter, o.Budget, o.Now),
 		sink:    sink,
 		tools:   maps.Clone(o.Tools),
-		plans:   make(map[tenant.Plan]compiledPlan, len(o.Plans)),
+		plans:   make(map[tenant.Plan]*compiledPlan, len(o.Plans)),
 		log:     o.Logger,
 		now:     o.Now,
 		keyTTL:  o.IdempotencyTTL,
 		observe: o.Observe,
 		loops:   loops,
+		watch:   newWatcher(o.Alerts, o.Logger, o.Now),
 		wrapped: make(map[string]bool),
 		known:   make(map[string]bool),
 	}
+	if m.watch.on {
+		m.loops = append(m.loops, m.watch.run)
+	}
 	for name, p := range o.Plans {
 		m.plans[name] = compile(p, o.Tools)
+		m.varied = m.varied || len(p.Without) > 0
 	}
 	return m, nil
 }
@@ -183,65 +192,49 @@ func (o Options) validate(limiter Limiter, sink usage.Sink) error {
 		errs = append(errs, fmt.Errorf("Budget: %v is not within 1ms and 1m", o.Budget))
 	}
 	errs = append(errs, o.Leases.validate("Leases."))
+	if o.Alerts != nil {
+		errs = append(errs, o.Alerts.validate("Alerts"))
+	}
 	if o.IdempotencyTTL < time.Minute || o.IdempotencyTTL > 30*24*time.Hour {
 		errs = append(errs, fmt.Errorf("IdempotencyTTL: %v is not within 1m and 720h", o.IdempotencyTTL))
 	}
 	return errors.Join(errs...)
 }
 
-func compile(p Plan, tools map[string]Tool) compiledPlan {
-	c := compiledPlan{Plan: p, byTool: make(map[string][]Bound, len(tools)), other: p.bounds("")}
-	for name := range tools {
-		c.byTool[name] = p.bounds(name)
-		c.periods = c.periods || slices.ContainsFunc(c.byTool[name], func(b Bound) bool { return b.Period != "" })
-	}
-	c.periods = c.periods || slices.ContainsFunc(c.other, func(b Bound) bool { return b.Period != "" })
-	return c
-}
-
-// bounds returns what a call of the tool by t draws on now. It must not be
-// modified.
-func (c compiledPlan) bounds(tool string, t tenant.Tenant, now time.Time) []Bound {
-	bounds, ok := c.byTool[tool]
-	if !ok {
-		bounds = c.other
-	}
-	if !c.periods {
-		return bounds
-	}
-	bounds = slices.Clone(bounds)
-	for i, b := range bounds {
-		if b.Period != "" {
-			bounds[i].Start, bounds[i].End = b.periodAt(now, t)
-		}
-	}
-	return bounds
-}
-
 // Remaining tells where the limits of the tenant in ctx stand, those that hold
-// for all tools together; none for an unlimited plan. It asks the limiter and
-// changes nothing.
+// for all tools together, but for shadow limits; none for an unlimited plan. It
+// asks the limiter and changes nothing.
 func (m *Meter) Remaining(ctx context.Context) ([]LimitState, error) {
 	t, ok := tenant.FromContext(ctx)
 	if !ok {
 		return nil, ErrUnauthenticated
 	}
-	plan, ok := m.plans[t.Plan]
+	plan, ok := m.planOf(t)
 	if !ok {
 		return nil, ErrUnknownPlan
 	}
-	bounds := plan.bounds("", t, m.now())
-	if len(bounds) > 0 && bounds[len(bounds)-1].Attempts {
-		bounds = bounds[:len(bounds)-1]
-	}
-	if len(bounds) == 0 {
+	s := plan.other
+	if len(s.limits) == 0 {
 		return nil, nil
+	}
+	bounds := s.at(t, m.now())
+	if bounds[len(bounds)-1].Attempts {
+		bounds = bounds[:len(bounds)-1]
 	}
 	d, err := m.guard.peek(ctx, Request{Tenant: t.ID, Bounds: bounds})
 	if err != nil {
 		return nil, fmt.Errorf("metering: ask limiter: %w", err)
 	}
-	return d.Limits, nil
+	var states []LimitState
+	for _, l := range s.limits {
+		if l.Mode == Shadow {
+			continue
+		}
+		state := d.Limits[l.bound]
+		state.Name, state.Units, state.Remaining, state.Mode = l.Name, l.Units, max(0, l.Units-l.used(d)), l.Mode
+		states = append(states, state)
+	}
+	return states, nil
 }
 
 // Reset sets every counter of the tenant's plan to zero, after a payment for
@@ -249,7 +242,7 @@ func (m *Meter) Remaining(ctx context.Context) ([]LimitState, error) {
 // Idempotency keys and the slots of calls in flight stay. The limiter must be a
 // [Resetter].
 func (m *Meter) Reset(ctx context.Context, t tenant.Tenant) error {
-	plan, ok := m.plans[t.Plan]
+	plan, ok := m.planOf(t)
 	if !ok {
 		return ErrUnknownPlan
 	}
@@ -260,7 +253,7 @@ func (m *Meter) Reset(ctx context.Context, t tenant.Tenant) error {
 	r := Request{Tenant: t.ID}
 	seen := make(map[Bound]bool)
 	add := func(tool string) {
-		for _, b := range plan.bounds(tool, t, m.now()) {
+		for _, b := range plan.scope(tool).at(t, m.now()) {
 			if !seen[b] {
 				seen[b] = true
 				r.Bounds = append(r.Bounds, b)

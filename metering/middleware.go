@@ -15,7 +15,8 @@ import (
 // Middleware meters every tool of a server, so that a tool that WithMetering
 // was forgotten for is not free: its price is taken before its arguments are
 // checked, and given back if they are refused. Calls of wrapped tools are left
-// to the wrapper. It also tells callers where they stand: see [MetaQuota].
+// to the wrapper. It also tells callers where they stand, see [MetaQuota], and
+// leaves out of tools/list what their plan does not have, see [Plan.Without].
 //
 // Install it inside of the middleware that puts the tenant into the context,
 // and of any that recovers from panics or sets time limits:
@@ -25,6 +26,9 @@ func (m *Meter) Middleware() mcp.Middleware {
 	return func(next mcp.MethodHandler) mcp.MethodHandler {
 		m.installed.Store(true)
 		return func(ctx context.Context, method string, req mcp.Request) (mcp.Result, error) {
+			if list, ok := req.(*mcp.ListToolsRequest); ok {
+				return m.listTools(ctx, next, method, list)
+			}
 			r, ok := req.(*mcp.CallToolRequest)
 			if !ok || r.Params == nil {
 				return next(ctx, method, req)

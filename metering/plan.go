@@ -32,11 +32,15 @@ type Plan struct {
 	// Tools bound the units of single tools, in addition.
 	Tools map[string][]Limit
 
+	// Without names the tools that the plan does not have: the Middleware
+	// leaves them out of tools/list, and a call is refused by [ErrNotInPlan].
+	Without []string
+
 	// Attempts bounds how often metered tools may be started, each start
 	// counting 1, whatever is charged in the end: it is never given back, so
 	// that work which is not charged (errors, interim rounds, replays of an
 	// idempotency key) is not free computing time. It must have a Window.
-	// Defaults to twice the units of the limit with the shortest window in
+	// Defaults to twice the units of the hard limit with the shortest window in
 	// Limits and Tools; a plan without such a limit has no bound.
 	Attempts Limit
 
@@ -61,16 +65,16 @@ func DefaultPlans() map[tenant.Plan]Plan {
 func (p Plan) validate(field string, tools map[string]Tool) error {
 	var errs []error
 	check := func(field string, limits []Limit) {
-		ids, names := make(map[string]bool), make(map[string]bool)
+		ids, names := make(map[string]bool), make(map[string]bool) // ids of hard limits
 		for i, l := range limits {
 			at := fmt.Sprintf("%s[%d]", field, i)
 			errs = append(errs, l.validate(at))
-			if l = l.withName(); ids[l.id()] {
+			if l = l.withName(); ids[l.id()] && l.hard() {
 				errs = append(errs, fmt.Errorf("%s: a second limit for the same window or period %s", at, l.id()))
 			} else if names[l.Name] {
 				errs = append(errs, fmt.Errorf("%s.Name: %q is taken", at, l.Name))
 			}
-			ids[l.id()], names[l.Name] = true, true
+			ids[l.id()], names[l.Name] = ids[l.id()] || l.hard(), true
 		}
 	}
 	check(field+".Limits", p.Limits)
@@ -81,10 +85,18 @@ func (p Plan) validate(field string, tools map[string]Tool) error {
 		}
 		check(at, limits)
 	}
+	for i, name := range p.Without {
+		if _, ok := tools[name]; !ok {
+			errs = append(errs, fmt.Errorf("%s.Without[%d]: no tool %q in Options.Tools", field, i, name))
+		}
+	}
 	if p.Attempts != (Limit{}) {
 		errs = append(errs, p.Attempts.validate(field+".Attempts"))
 		if p.Attempts.Window == 0 {
 			errs = append(errs, fmt.Errorf("%s.Attempts: want a Window", field))
+		}
+		if !p.Attempts.hard() {
+			errs = append(errs, fmt.Errorf("%s.Attempts.Mode: want Hard", field))
 		}
 		if len(p.Limits) == 0 && len(p.Tools) == 0 {
 			errs = append(errs, fmt.Errorf("%s.Attempts: the plan has no limits", field))
@@ -94,27 +106,6 @@ func (p Plan) validate(field string, tools map[string]Tool) error {
 		errs = append(errs, fmt.Errorf("%s.OnOutage: unknown policy %d", field, p.OnOutage))
 	}
 	return errors.Join(errs...)
-}
-
-// bounds lists what one call of the tool draws on; the attempts come last, so
-// that a used-up quota is what a refusal names.
-func (p Plan) bounds(tool string) []Bound {
-	var bounds []Bound
-	for _, l := range p.Limits {
-		bounds = append(bounds, Bound{Limit: l.withName()})
-	}
-	for _, l := range p.Tools[tool] {
-		l = l.withName()
-		l.Name = tool + " " + l.Name
-		bounds = append(bounds, Bound{Limit: l, Tool: tool})
-	}
-	if len(bounds) == 0 {
-		return nil
-	}
-	if attempts, ok := p.attempts(); ok {
-		bounds = append(bounds, Bound{Limit: attempts, Attempts: true})
-	}
-	return bounds
 }
 
 func (p Plan) attempts() (Limit, bool) {
@@ -127,7 +118,7 @@ func (p Plan) attempts() (Limit, bool) {
 	var shortest Limit
 	consider := func(limits []Limit) {
 		for _, l := range limits {
-			if l.Window == 0 {
+			if l.Window == 0 || !l.hard() {
 				continue
 			}
 			if shortest.Window == 0 || l.Window < shortest.Window || l.Window == shortest.Window && l.Units > shortest.Units {

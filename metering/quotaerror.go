@@ -14,6 +14,9 @@ var (
 	// ErrQuotaExceeded is matched by every refusal of a limit; see [QuotaError].
 	ErrQuotaExceeded = errors.New("metering: quota exceeded")
 
+	// ErrNotInPlan is matched when the tenant's plan does not have the tool.
+	ErrNotInPlan = errors.New("metering: tool is not part of the plan")
+
 	// ErrUnavailable is matched when the limiter can't be asked and the
 	// tenant's plan is not served without it.
 	ErrUnavailable = errors.New("metering: limiter is not available")
@@ -42,12 +45,13 @@ func (e callError) UserMessage() string { return string(e) }
 const (
 	CodeQuotaExceeded = "quota_exceeded"       // the plan is used up: a window of an hour or more, or a period
 	CodeRateLimited   = "rate_limited"         // too fast: a shorter window, or too many attempts
+	CodeNotInPlan     = "not_in_plan"          // the plan does not have the tool
 	CodeUnavailable   = "metering_unavailable" // the limiter is away and the plan is not served without it
 )
 
 // QuotaError is a refused call: the tool did not run and nothing was charged.
 // It matches [ErrQuotaExceeded], or [ErrUnavailable] if Code is
-// CodeUnavailable. Its text is meant for the agent that called.
+// CodeUnavailable, or [ErrNotInPlan] if it is CodeNotInPlan. Its text is meant for the agent that called.
 type QuotaError struct {
 	Code      string
 	Tool      string
@@ -71,6 +75,9 @@ func (e *QuotaError) Error() string {
 	if e.Code == CodeUnavailable {
 		return fmt.Sprintf("%s: %s can't be metered for plan %s at the moment; retry in %s", e.Code, e.Tool, e.Plan, seconds(e.RetryAfter))
 	}
+	if e.Code == CodeNotInPlan {
+		return fmt.Sprintf("%s: %s is not part of plan %s", e.Code, e.Tool, e.Plan)
+	}
 	if e.RetryAfter < 0 {
 		return fmt.Sprintf("%s: %s limit reached for plan %s; the call costs %d units, more than the limit of %d (%s) ever allows", e.Code, e.Tool, e.Plan, e.Units, e.Allowed, e.Limit)
 	}
@@ -82,8 +89,11 @@ func (e *QuotaError) UserMessage() string { return e.Error() }
 
 // Is makes errors.Is(err, ErrQuotaExceeded) work.
 func (e *QuotaError) Is(target error) bool {
-	if e.Code == CodeUnavailable {
+	switch e.Code {
+	case CodeUnavailable:
 		return target == ErrUnavailable
+	case CodeNotInPlan:
+		return target == ErrNotInPlan
 	}
 	return target == ErrQuotaExceeded
 }

@@ -7,10 +7,10 @@ import (
 )
 
 // Run does what a Meter does beside the calls, until ctx is done: it returns
-// what is left of the units that the limiter has lent. It returns nil once that
-// has ended in good order, within two seconds. Call it once, for as long as the
+// what is left of the units that the limiter has lent, and tells alerts. It
+// returns nil once that has ended in good order, within seconds. Call it once, for as long as the
 // server serves; a Meter that does not run works, and asks the limiter for
-// every call.
+// every call and tells nobody.
 func (m *Meter) Run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()

@@ -5,7 +5,7 @@ import "sync/atomic"
 // Stats are counts since the Meter was made.
 type Stats struct {
 	Admitted    int64 // calls that ran, free ones and replays too
-	Denied      int64 // calls that a limit refused
+	Denied      int64 // calls that a limit refused, or whose tool the plan does not have
 	Unmetered   int64 // calls let through while the limiter was away
 	Unavailable int64 // calls refused because the limiter was away
 	Replayed    int64 // calls that an earlier charge paid for, by idempotency key
@@ -18,6 +18,11 @@ type Stats struct {
 	// not be made durable, and EventsLost the events of uncharged calls (a
 	// refusal, an error) that were answered all the same.
 	Unrecorded, EventsLost int64
+
+	// AlertsTold counts alerts that were told by this process, AlertsFailed the
+	// tries that failed and will be repeated, and AlertsLost the alerts that
+	// were given up.
+	AlertsTold, AlertsFailed, AlertsLost int64
 
 	// BreakerOpen is set while the limiter is not asked, after repeated failures.
 	BreakerOpen bool
@@ -39,6 +44,9 @@ func (m *Meter) Stats() Stats {
 		SettleFailed: m.settleFailed.Load(),
 		Unrecorded:   m.unrecorded.Load(),
 		EventsLost:   m.eventsLost.Load(),
+		AlertsTold:   m.watch.told.Load(),
+		AlertsFailed: m.watch.failed.Load(),
+		AlertsLost:   m.watch.lost.Load(),
 		BreakerOpen:  m.guard.open(),
 	}
 }

@@ -1,0 +1,117 @@
+package metering
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"time"
+
+	"github.com/modelcontextprotocol/go-sdk/mcp"
+
+	"github.com/mcpsaas/mcpsaas/tenancy/tenant"
+)
+
+// UsageOptions are the settings of [Meter.AddUsage]. The zero value works.
+type UsageOptions struct {
+	// Tool is the name of the tool. Defaults to "usage".
+	Tool string
+
+	// URI is that of the resource. Defaults to "usage://current".
+	URI string
+
+	// Totals returns what a tenant was charged by events from a time up to
+	// another, by tool, as the store of events has it. Defaults to none: then
+	// only the limits are told.
+	Totals func(ctx context.Context, id tenant.ID, from, to time.Time) ([]ToolUsage, error)
+}
+
+// ToolUsage is what a tenant has used of one tool.
+type ToolUsage struct {
+	Tool  string `json:"tool"`
+	Calls int64  `json:"calls"`
+	Units int64  `json:"units"`
+}
+
+// usageReport is what a tenant is told.
+type usageReport struct {
+	Plan   string      `json:"plan"`
+	From   time.Time   `json:"from" jsonschema:"begin of the billing period, or of the calendar month"`
+	To     time.Time   `json:"to"`
+	Units  *int64      `json:"units,omitempty" jsonschema:"units charged in this period"`
+	Tools  []ToolUsage `json:"tools,omitempty"`
+	Limits []limitLeft `json:"limits" jsonschema:"what is left of each limit now; empty for an unlimited plan"`
+}
+
+type limitLeft struct {
+	Limit     string `json:"limit"`
+	Units     int64  `json:"units" jsonschema:"what the limit allows"`
+	Remaining int64  `json:"remaining"`
+	Soft      bool   `json:"soft,omitempty" jsonschema:"true for a limit that refuses nothing"`
+}
+
+// AddUsage adds a tool and a resource to the server by which the agent of a
+// tenant sees where the tenant stands: what it was charged in the period, and
+// what is left of the limits that hold for all tools together. Both say the
+// same, and nothing of another tenant. The tool needs an entry in Options.Tools
+// like any other, usually {Free: true}. The resource is read for free, at the
+// cost of one question to the limiter.
+func (m *Meter) AddUsage(server *mcp.Server, opts *UsageOptions) {
+	var o UsageOptions
+	if opts != nil {
+		o = *opts
+	}
+	if o.Tool == "" {
+		o.Tool = "usage"
+	}
+	if o.URI == "" {
+		o.URI = "usage://current"
+	}
+	const what = "what you have used in this billing period and what is left of your limits"
+	mcp.AddTool(server, &mcp.Tool{
+		Name: o.Tool, Description: "Shows " + what + ".", Annotations: &mcp.ToolAnnotations{ReadOnlyHint: true},
+	}, WithMetering(m, o.Tool, func(ctx context.Context, _ *mcp.CallToolRequest, _ struct{}) (*mcp.CallToolResult, usageReport, error) {
+		report, err := m.report(ctx, o.Totals)
+		return nil, report, err
+	}))
+	server.AddResource(&mcp.Resource{
+		URI: o.URI, Name: o.Tool, Description: "W" + what[1:] + ", as JSON.", MIMEType: "application/json",
+	}, func(ctx context.Context, req *mcp.ReadResourceRequest) (*mcp.ReadResourceResult, error) {
+		report, err := m.report(ctx, o.Totals)
+		if err != nil {
+			return nil, err
+		}
+		text, err := json.Marshal(report)
+		if err != nil {
+			return nil, fmt.Errorf("metering: encode usage: %w", err)
+		}
+		return &mcp.ReadResourceResult{Contents: []*mcp.ResourceContents{{URI: o.URI, MIMEType: "application/json", Text: string(text)}}}, nil
+	})
+}
+
+func (m *Meter) report(ctx context.Context, totals func(context.Context, tenant.ID, time.Time, time.Time) ([]ToolUsage, error)) (usageReport, error) {
+	t, ok := tenant.FromContext(ctx)
+	if !ok {
+		return usageReport{}, ErrUnauthenticated
+	}
+	r := usageReport{Plan: string(t.Plan), Limits: []limitLeft{}}
+	r.From, r.To = Limit{Period: BillingPeriod}.periodAt(m.now(), t)
+	if totals != nil {
+		var units int64
+		used, err := totals(ctx, t.ID, r.From, r.To)
+		if err != nil {
+			return usageReport{}, err
+		}
+		for _, u := range used {
+			units += u.Units
+		}
+		r.Units, r.Tools = &units, used
+	}
+	limits, err := m.Remaining(ctx)
+	if err != nil {
+		return usageReport{}, err
+	}
+	for _, l := range limits {
+		r.Limits = append(r.Limits, limitLeft{Limit: l.Name, Units: l.Units, Remaining: l.Remaining, Soft: l.Mode == Soft})
+	}
+	return r, nil
+}

@@ -1,0 +1,88 @@
+package metering_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"testing"
+	"time"
+
+	"github.com/modelcontextprotocol/go-sdk/mcp"
+	"github.com/stretchr/testify/require"
+
+	"github.com/mcpsaas/mcpsaas/metering"
+	"github.com/mcpsaas/mcpsaas/tenancy/tenant"
+)
+
+func TestAddUsage(t *testing.T) {
+	t.Parallel()
+	for era, stateless := range eras {
+		t.Run(era, func(t *testing.T) {
+			t.Parallel()
+			b := newBench(t, &metering.Options{
+				Tools: map[string]metering.Tool{"search": {Units: 1}, "usage": {Free: true}},
+				Plans: map[tenant.Plan]metering.Plan{tenant.Free: {Limits: []metering.Limit{
+					metering.PerHour(100), {Name: "cap", Units: 5, Period: metering.BillingPeriod, Mode: metering.Soft}, {Name: "tried", Units: 1, Window: 24 * time.Hour, Mode: metering.Shadow},
+				}}},
+			})
+			b.tenant.PeriodStart = time.Date(2026, 11, 3, 0, 0, 0, 0, time.UTC)
+			b.tenant.PeriodEnd = time.Date(2026, 12, 3, 0, 0, 0, 0, time.UTC)
+			away := errors.New("secret cause")
+			var fail error
+			server := newServer()
+			b.meter.AddUsage(server, &metering.UsageOptions{Totals: func(_ context.Context, id tenant.ID, from, to time.Time) ([]metering.ToolUsage, error) {
+				if fail != nil {
+					return nil, fail
+				}
+				require.Equal(t, b.tenant.ID, id)
+				require.Equal(t, b.tenant.PeriodStart, from)
+				require.Equal(t, b.tenant.PeriodEnd, to)
+				return []metering.ToolUsage{{Tool: "search", Calls: 7, Units: 7}, {Tool: "report", Calls: 1, Units: 20}}, nil
+			}})
+			mcp.AddTool(server, &mcp.Tool{Name: "search"}, metering.WithMetering(b.meter, "search", ok))
+			s := b.serve(t, server, stateless)
+			for range 7 {
+				require.False(t, call(t, s, "search", nil).IsError)
+			}
+			const want = `{"plan": "free", "from": "2026-11-03T00:00:00Z", "to": "2026-12-03T00:00:00Z", "units": 27,
+				"tools": [{"tool": "search", "calls": 7, "units": 7}, {"tool": "report", "calls": 1, "units": 20}],
+				"limits": [{"limit": "hour", "units": 100, "remaining": 93}, {"limit": "cap", "units": 5, "remaining": 0, "soft": true}]}`
+			res := call(t, s, "usage", nil)
+			require.False(t, res.IsError)
+			got, err := json.Marshal(res.StructuredContent)
+			require.NoError(t, err)
+			require.JSONEq(t, want, string(got))
+
+			list, err := s.ListResources(t.Context(), nil)
+			require.NoError(t, err)
+			require.Len(t, list.Resources, 1)
+			read, err := s.ReadResource(t.Context(), &mcp.ReadResourceParams{URI: list.Resources[0].URI})
+			require.NoError(t, err)
+			require.Equal(t, "application/json", read.Contents[0].MIMEType)
+			require.JSONEq(t, want, read.Contents[0].Text)
+			require.EqualValues(t, 7, b.sink.Units(b.tenant.ID), "to look costs nothing")
+
+			b.tenant.Plan = tenant.Free
+			fail = away
+			require.True(t, call(t, s, "usage", nil).IsError)
+			b.tenant = tenant.Tenant{}
+			_, err = s.ReadResource(t.Context(), &mcp.ReadResourceParams{URI: list.Resources[0].URI})
+			require.Error(t, err, "nobody's usage is nobody's")
+		})
+	}
+}
+
+func TestAddUsageAlone(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, &metering.Options{Tools: map[string]metering.Tool{"mine": {Free: true}}})
+	b.tenant = newTenant(tenant.Enterprise)
+	server := newServer()
+	b.meter.AddUsage(server, &metering.UsageOptions{Tool: "mine", URI: "usage://mine"})
+	s := b.serve(t, server, true)
+	require.NoError(t, b.meter.Coverage(t.Context(), server))
+	got, err := json.Marshal(call(t, s, "mine", nil).StructuredContent)
+	require.NoError(t, err)
+	require.JSONEq(t, `{"plan": "enterprise", "from": "2026-11-01T00:00:00Z", "to": "2026-12-01T00:00:00Z", "limits": []}`, string(got))
+	_, err = s.ReadResource(t.Context(), &mcp.ReadResourceParams{URI: "usage://mine"})
+	require.NoError(t, err)
+}
