@@ -5,7 +5,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"maps"
 	"slices"
 	"strings"
 
@@ -21,9 +20,13 @@ func (r *run) attack(ctx context.Context, t *table) {
 		return
 	}
 	before := r.snapshot(ctx, t)
-	for _, way := range []func(context.Context, *table, int64){
-		r.read, r.withoutContext, r.write, r.forge, r.upsert, r.copyOut, r.truncate, r.refer, r.oracles,
-	} {
+	ways := []func(context.Context, *table, int64){r.read, r.withoutContext, r.write, r.forge, r.copyOut, r.truncate}
+	if t.apart {
+		ways = append(ways, r.intrude)
+	} else {
+		ways = append(ways, r.upsert, r.refer, r.oracles) // what only tables have that are shared
+	}
+	for _, way := range ways {
 		way(ctx, t, mine)
 	}
 	if after := r.snapshot(ctx, t); after != before {
@@ -50,7 +53,7 @@ func (r *run) attempt(ctx context.Context, fn func(ctx context.Context, tx pgx.T
 func (r *run) count(ctx context.Context, t *table) int64 {
 	own := int64(-1)
 	err := r.attempt(ctx, func(ctx context.Context, tx pgx.Tx) error {
-		return tx.QueryRow(ctx, `select count(*) from `+t.sql()+` where tenant_id = $1`, r.bert).Scan(&own)
+		return tx.QueryRow(ctx, `select count(*) from `+t.of(r.bert)+` where `+t.mine(r.bert)).Scan(&own)
 	})
 	if err != nil || own < 1 {
 		r.find("unproved", t.name, "a tenant doesn't see its own row (%d rows, %v)", own, err)
@@ -63,7 +66,7 @@ func (r *run) count(ctx context.Context, t *table) int64 {
 func (r *run) snapshot(ctx context.Context, t *table) (rows string) {
 	err := r.as(ctx, r.anna, func(ctx context.Context, tx pgx.Tx) error {
 		return tx.QueryRow(ctx, `select coalesce(string_agg(to_jsonb(t)::text, ',' order by to_jsonb(t)::text), '') from `+
-			t.sql()+` t where tenant_id = $1`, r.anna).Scan(&rows)
+			t.of(r.anna)+` t where `+t.mine(r.anna)).Scan(&rows)
 	})
 	if err != nil || rows == "" {
 		r.find("unproved", t.name, "a tenant doesn't see its own row (%v)", err)
@@ -74,10 +77,13 @@ func (r *run) snapshot(ctx context.Context, t *table) (rows string) {
 func (r *run) read(ctx context.Context, t *table, mine int64) {
 	var all, foreign int64
 	err := r.attempt(ctx, func(ctx context.Context, tx pgx.Tx) error {
-		if err := tx.QueryRow(ctx, `select count(*) from `+t.sql()).Scan(&all); err != nil {
+		if err := tx.QueryRow(ctx, `select count(*) from `+t.of(r.bert)).Scan(&all); err != nil {
 			return err
 		}
-		return tx.QueryRow(ctx, `select count(*) from `+t.sql()+` where tenant_id = $1`, r.anna).Scan(&foreign)
+		if !t.scoped {
+			return nil
+		}
+		return tx.QueryRow(ctx, `select count(*) from `+t.of(r.bert)+` where `+t.mine(r.anna)).Scan(&foreign)
 	})
 	if err != nil {
 		r.find("unproved", t.name, "read: %v", err)
@@ -87,15 +93,18 @@ func (r *run) read(ctx context.Context, t *table, mine int64) {
 	}
 }
 
+// tokenSetting is what a signed context has besides.
+const tokenSetting = `app.current_tenant_token`
+
 // withoutContext empties the context in mid-transaction, which is how a
 // connection looks that nobody set one on.
 func (r *run) withoutContext(ctx context.Context, t *table, _ int64) {
 	n := int64(-1)
 	err := r.attempt(ctx, func(ctx context.Context, tx pgx.Tx) error {
-		if _, err := tx.Exec(ctx, `select set_config($1, '', true)`, tenancy.Setting); err != nil {
+		if _, err := tx.Exec(ctx, `select set_config($1, '', true), set_config($2, '', true)`, tenancy.Setting, tokenSetting); err != nil {
 			return err
 		}
-		return tx.QueryRow(ctx, `select count(*) from `+t.sql()).Scan(&n)
+		return tx.QueryRow(ctx, `select count(*) from `+t.of(r.bert)).Scan(&n)
 	})
 	if err != nil || n != 0 {
 		r.find("no_context", t.name, "without a tenant %d rows are seen (%v), and it should be none without an error", n, err)
@@ -105,11 +114,12 @@ func (r *run) withoutContext(ctx context.Context, t *table, _ int64) {
 // write changes and deletes, with a filter on the other tenant and with none.
 // A table that the role may not write at all is as good.
 func (r *run) write(ctx context.Context, t *table, mine int64) {
-	for class, command := range map[string]string{
-		"update": `update ` + t.sql() + ` set tenant_id = tenant_id`,
-		"delete": `delete from ` + t.sql(),
-	} {
-		for _, filter := range []string{``, ` where tenant_id = '` + r.anna.String() + `'`} {
+	filters := []string{``}
+	if t.scoped {
+		filters = append(filters, ` where `+t.mine(r.anna))
+	}
+	for class, command := range t.writes(r.bert) {
+		for _, filter := range filters {
 			var n int64
 			err := r.attempt(ctx, func(ctx context.Context, tx pgx.Tx) error {
 				tag, err := tx.Exec(ctx, command+filter)
@@ -131,20 +141,37 @@ func (r *run) write(ctx context.Context, t *table, mine int64) {
 	}
 }
 
+// try writes a row of bert's.
+func (r *run) try(ctx context.Context, tx pgx.Tx, t *table, values map[string]any) error {
+	var row map[string]any
+	var at placed
+	return t.insert(ctx, tx, values, r.bert, &row, &at)
+}
+
+// writes are statements that hit all rows they can, by class.
+func (t *table) writes(s side) map[string]string {
+	writes := map[string]string{"delete": `delete from ` + t.of(s)}
+	if i := slices.IndexFunc(t.columns, func(c column) bool { return !c.Identity && (!t.scoped || c.Name == "tenant_id") }); i >= 0 {
+		name := pgx.Identifier{t.columns[i].Name}.Sanitize()
+		writes["update"] = `update ` + t.of(s) + ` set ` + name + ` = ` + name
+	}
+	return writes
+}
+
 // forge writes rows in the other tenant's name: a new one, and its own given
 // away.
 func (r *run) forge(ctx context.Context, t *table, _ int64) {
 	values := r.fresh(t, r.bert)
 	// The row itself must be one that the table takes.
-	err := r.attempt(ctx, func(ctx context.Context, tx pgx.Tx) error {
-		_, err := t.insert(ctx, tx, values)
-		return err
-	})
+	err := r.attempt(ctx, func(ctx context.Context, tx pgx.Tx) error { return r.try(ctx, tx, t, values) })
 	if err != nil {
 		r.find("unproved", t.name, "a second row of its own: %v", err)
 		return
 	}
-	values["tenant_id"] = r.anna.String()
+	if !t.scoped {
+		return // there is no other name
+	}
+	values["tenant_id"] = r.anna.id.String()
 	for _, k := range t.keys { // so that no foreign key is in the way
 		for i, name := range k.Columns {
 			if v, ok := r.rows[k.Target].anna[k.Targets[i]]; ok {
@@ -154,7 +181,7 @@ func (r *run) forge(ctx context.Context, t *table, _ int64) {
 	}
 	// Without "returning", which would need the row to be visible as well.
 	err = r.attempt(ctx, func(ctx context.Context, tx pgx.Tx) error {
-		sql, args, err := t.insertSQL(values)
+		sql, args, err := t.insertSQL(values, r.bert)
 		if err != nil {
 			return err
 		}
@@ -165,7 +192,7 @@ func (r *run) forge(ctx context.Context, t *table, _ int64) {
 		r.find("insert", t.name, "a row in another tenant's name was not refused by a policy (%v)", err)
 	}
 	err = r.attempt(ctx, func(ctx context.Context, tx pgx.Tx) error {
-		_, err := tx.Exec(ctx, `update `+t.sql()+` set tenant_id = $1`, r.anna)
+		_, err := tx.Exec(ctx, `update `+t.of(r.bert)+` set tenant_id = $1`, r.anna.id)
 		return err
 	})
 	if code(err) != insufficientPrivilege {
@@ -180,7 +207,7 @@ func (r *run) upsert(ctx context.Context, t *table, _ int64) {
 			continue // it can't collide
 		}
 		err := r.attempt(ctx, func(ctx context.Context, tx pgx.Tx) error {
-			sql, args, err := t.insertSQL(r.colliding(t, u))
+			sql, args, err := t.insertSQL(r.colliding(t, u), r.bert)
 			if err != nil {
 				return err
 			}
@@ -203,7 +230,7 @@ func (r *run) upsert(ctx context.Context, t *table, _ int64) {
 // constraint.
 func (r *run) colliding(t *table, u unique) map[string]any {
 	values := r.fresh(t, r.bert)
-	theirs := maps.Clone(r.rows[t.oid].anna)
+	theirs := r.rows[t.key()].anna
 	for _, name := range u.Columns {
 		values[name] = theirs[name]
 	}
@@ -217,13 +244,13 @@ func (r *run) copyOut(ctx context.Context, t *table, mine int64) {
 		if conn == nil {
 			return fmt.Errorf("the transaction can't begin")
 		}
-		_, err := conn.PgConn().CopyTo(ctx, &out, `copy (select to_jsonb(t) from `+t.sql()+` t) to stdout with (format csv, quote e'\x01', delimiter e'\x02')`)
+		_, err := conn.PgConn().CopyTo(ctx, &out, `copy (select to_jsonb(t) from `+t.of(r.bert)+` t) to stdout with (format csv, quote e'\x01', delimiter e'\x02')`)
 		return err
 	})
 	if err != nil {
 		r.find("unproved", t.name, "copy: %v", err)
 	}
-	if n := int64(bytes.Count(out.Bytes(), []byte("\n"))); n > mine || bytes.Contains(out.Bytes(), []byte(r.anna.String())) {
+	if n := int64(bytes.Count(out.Bytes(), []byte("\n"))); n > mine || bytes.Contains(out.Bytes(), []byte(r.anna.id.String())) {
 		r.find("copy", t.name, "a tenant with %d rows copied %d", mine, n)
 	}
 }
@@ -234,7 +261,7 @@ func (r *run) truncate(ctx context.Context, t *table, _ int64) {
 		if _, err := tx.Exec(ctx, `set local lock_timeout = '2s'`); err != nil {
 			return err
 		}
-		_, err := tx.Exec(ctx, `truncate `+t.sql()+` cascade`)
+		_, err := tx.Exec(ctx, `truncate `+t.of(r.bert)+` cascade`)
 		return err
 	})
 	if code(err) != insufficientPrivilege {
@@ -259,7 +286,7 @@ func (r *run) refer(ctx context.Context, t *table, _ int64) {
 			}
 		}
 		err := r.attempt(ctx, func(ctx context.Context, tx pgx.Tx) error {
-			if _, err := t.insert(ctx, tx, values); err != nil {
+			if err := r.try(ctx, tx, t, values); err != nil {
 				return err
 			}
 			_, err := tx.Exec(ctx, `set constraints all immediate`)
@@ -279,7 +306,7 @@ func (r *run) oracles(ctx context.Context, t *table, _ int64) {
 			continue
 		}
 		err := r.attempt(ctx, func(ctx context.Context, tx pgx.Tx) error {
-			sql, args, err := t.insertSQL(r.colliding(t, u))
+			sql, args, err := t.insertSQL(r.colliding(t, u), r.bert)
 			if err != nil {
 				return err
 			}

@@ -15,6 +15,11 @@
 // which it can't write a row, or where a tenant doesn't see its own, has not
 // been tested.
 //
+// [IsolationBetween] does the same with two tenants of yours where they live, in
+// schemas or databases of their own:
+//
+//	tenancytest.IsolationBetween(t, db, one, other, tables...)
+//
 // [Audited] reads the catalog of the database instead, and so finds the table
 // that nobody thought of. Run both.
 //

@@ -14,11 +14,7 @@ import (
 	"github.com/mcpsaas/mcpsaas/tenancy/tenancytest"
 )
 
-var template = devtest.Template{Name: "isolation", Migrate: func(ctx context.Context, conn *pgx.Conn) error {
-	if err := tenancy.Migrate(ctx, conn); err != nil {
-		return err
-	}
-	_, err := conn.Exec(ctx, `
+const tablesSQL = `
 create type colour as enum ('red', 'green');
 create table products (
 	tenant_id uuid not null,
@@ -40,8 +36,13 @@ create table orders (
 	state      text not null check (state in ('open', 'done')),
 	primary key (tenant_id, number),
 	foreign key (tenant_id, product_id) references products (tenant_id, id)
-)`)
-	if err != nil {
+);`
+
+var template = devtest.Template{Name: "isolation", Migrate: func(ctx context.Context, conn *pgx.Conn) error {
+	if err := tenancy.Migrate(ctx, conn); err != nil {
+		return err
+	}
+	if _, err := conn.Exec(ctx, tablesSQL); err != nil {
 		return err
 	}
 	return tenancy.Protect(ctx, conn, "products", "orders")
