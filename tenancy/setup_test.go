@@ -111,9 +111,11 @@ func (b *bundle) names(t testing.TB, id tenant.ID) []string {
 
 // idle waits until no connection is in use: one that was closed is counted
 // until the pool has said good-bye.
-func (b *bundle) idle(t testing.TB) {
+func (b *bundle) idle(t testing.TB) { idle(t, b.db) }
+
+func idle(t testing.TB, db *tenancy.DB) {
 	t.Helper()
-	require.Eventually(t, func() bool { return b.db.Stat().AcquiredConns() == 0 }, 10*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return db.Stat().AcquiredConns() == 0 && db.DatabaseStats().InUse == 0 }, 10*time.Second, time.Millisecond)
 }
 
 // inTx runs one statement in a TenantTx.

@@ -31,8 +31,15 @@ const stateUnsigned = "TN003"
 // database knows by [AddSigningKey]. Neither fmt nor slog prints its secret:
 // [SigningKey.Encode] does.
 type SigningKey struct {
-	id     string
-	secret []byte
+	id string
+
+	// A function, which fmt doesn't look into: it asks no method of a key in an
+	// unexported field of another struct, nor for %d, and follows pointers.
+	secret func() []byte
+}
+
+func newKey(id string, secret []byte) SigningKey {
+	return SigningKey{id, func() []byte { return secret }}
 }
 
 const (
@@ -49,9 +56,9 @@ func NewSigningKey(id string) (SigningKey, error) {
 	if !keyID.MatchString(id) {
 		return SigningKey{}, fmt.Errorf("tenancy: signing key %q: want an id of letters, digits, - and _, up to 40", id)
 	}
-	k := SigningKey{id: id, secret: make([]byte, minSecret)}
-	rand.Read(k.secret) // never fails
-	return k, nil
+	secret := make([]byte, minSecret)
+	rand.Read(secret) // never fails
+	return newKey(id, secret), nil
 }
 
 // ParseSigningKey reads what [SigningKey.Encode] wrote. Its errors don't quote
@@ -62,16 +69,19 @@ func ParseSigningKey(text string) (SigningKey, error) {
 	if !ok || err != nil || !keyID.MatchString(id) || len(secret) < minSecret || len(secret) > maxSecret {
 		return SigningKey{}, errors.New("tenancy: malformed signing key: want ID:SECRET with 32 to 64 bytes in base64url")
 	}
-	return SigningKey{id, secret}, nil
+	return newKey(id, secret), nil
 }
 
 // ID returns the name of the key.
 func (k SigningKey) ID() string { return k.id }
 
 // Encode returns the key with its secret, to be kept where the server's other
-// secrets are.
+// secrets are. It is empty for the zero key, which is none.
 func (k SigningKey) Encode() string {
-	return k.id + ":" + base64.RawURLEncoding.EncodeToString(k.secret)
+	if k.secret == nil {
+		return ""
+	}
+	return k.id + ":" + base64.RawURLEncoding.EncodeToString(k.secret())
 }
 
 // String returns the id and hides the secret.
@@ -86,8 +96,8 @@ func (k SigningKey) LogValue() slog.Value { return slog.StringValue(k.String()) 
 // pads are the blocks that HMAC makes of a key (RFC 2104, section 2).
 func (k SigningKey) pads() (inner, outer []byte) {
 	inner, outer = make([]byte, sha256.BlockSize), make([]byte, sha256.BlockSize)
-	copy(inner, k.secret)
-	copy(outer, k.secret)
+	copy(inner, k.secret())
+	copy(outer, k.secret())
 	for i := range inner {
 		inner[i] ^= 0x36
 		outer[i] ^= 0x5c
@@ -156,7 +166,7 @@ func (s *Signer) token(id tenant.ID) string {
 	b = strconv.AppendInt(b, s.now().Add(s.life).Unix(), 10)
 	b = append(b, '.')
 	b = append(b, key.id...)
-	mac := hmac.New(sha256.New, key.secret)
+	mac := hmac.New(sha256.New, key.secret())
 	mac.Write(b)
 	var sum [sha256.Size]byte
 	b = append(b, '.')

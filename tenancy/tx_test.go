@@ -214,14 +214,26 @@ func TestTxCancelled(t *testing.T) {
 	require.Equal(t, connections, b.db.Stat().NewConnsCount(), "rolled back although the call was over")
 }
 
-// What ends the transaction behind our back must not go unseen. Mutation: with
-// the leave statement gone from Commit, "rollback and chain" and "another
-// tenant" aren't seen; with guard gone, "commit" and "seen although fn failed".
+// What ends the transaction behind our back must not go unseen, in whichever tier.
+// Mutation: with the leave statement gone from Commit, "rollback and chain" and
+// "another tenant" aren't seen; with guard gone, "commit" and "seen although fn
+// failed".
 func TestTxTampering(t *testing.T) {
 	t.Parallel()
-	b := setup(t)
+	b := newTiers(t)
+	db := b.dial(t, nil)
+	for tier, id := range b.one {
+		t.Run(string(tier), func(t *testing.T) {
+			_, err := db.Exec(as(t.Context(), b.settle(t, tenancy.TierShared)), `insert into products (name) values ('apple')`)
+			require.NoError(t, err)
+			testTxTampering(t, db, id)
+		})
+	}
+}
+
+func testTxTampering(t *testing.T, db *tenancy.DB, id tenant.ID) {
+	const insert = `insert into products (name) values (gen_random_uuid()::text)`
 	anna := tenant.NewID()
-	b.add(t, anna, "apple")
 	for _, test := range []struct {
 		name string
 		sql  []string
@@ -235,10 +247,9 @@ func TestTxTampering(t *testing.T) {
 		{"another tenant", []string{`select set_config('app.current_tenant_id', '` + anna.String() + `', true)`}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			id := tenant.NewID()
 			seen := -1
-			err := tenancy.TenantTx(as(t.Context(), id), b.db, func(ctx context.Context, tx pgx.Tx) error {
-				_, err := tx.Exec(ctx, `insert into products (name) values ('mine')`)
+			err := tenancy.TenantTx(as(t.Context(), id), db, func(ctx context.Context, tx pgx.Tx) error {
+				_, err := tx.Exec(ctx, insert)
 				require.NoError(t, err)
 				for _, sql := range test.sql {
 					tx.Exec(ctx, sql)
@@ -250,13 +261,13 @@ func TestTxTampering(t *testing.T) {
 			if test.name != "another tenant" { // what a signed context is for
 				require.LessOrEqual(t, seen, 0)
 			}
-			b.idle(t)
+			idle(t, db)
 		})
 	}
 	t.Run("seen although fn failed", func(t *testing.T) {
 		boom := errors.New("boom")
-		err := tenancy.TenantTx(as(t.Context(), tenant.NewID()), b.db, func(ctx context.Context, tx pgx.Tx) error {
-			tx.Exec(ctx, `insert into products (name) values ('mine')`)
+		err := tenancy.TenantTx(as(t.Context(), id), db, func(ctx context.Context, tx pgx.Tx) error {
+			tx.Exec(ctx, insert)
 			tx.Exec(ctx, `commit`)
 			return boom
 		})
@@ -264,7 +275,7 @@ func TestTxTampering(t *testing.T) {
 		require.ErrorIs(t, err, boom)
 	})
 	t.Run("several statements in one string", func(t *testing.T) {
-		err := tenancy.TenantTx(as(t.Context(), tenant.NewID()), b.db, func(ctx context.Context, tx pgx.Tx) error {
+		err := tenancy.TenantTx(as(t.Context(), id), db, func(ctx context.Context, tx pgx.Tx) error {
 			for range 2 { // with the transaction's begin, and after it
 				nested, err := tx.Begin(ctx)
 				require.NoError(t, err)
@@ -277,7 +288,7 @@ func TestTxTampering(t *testing.T) {
 			return nil
 		})
 		require.NoError(t, err)
-		err = tenancy.TenantTx(as(t.Context(), tenant.NewID()), b.db, func(ctx context.Context, tx pgx.Tx) error {
+		err = tenancy.TenantTx(as(t.Context(), id), db, func(ctx context.Context, tx pgx.Tx) error {
 			_, err := tx.Exec(ctx, `select 1; commit`)
 			return err
 		})
