@@ -8,6 +8,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -242,6 +243,10 @@ func TestPrepareAtOnce(t *testing.T) {
 	}
 }
 
+// TestPrepareRefuses a tenant that is gone, and one whose database can't be
+// reached: without naming its address, and before the caller's patience ends.
+// Mutation seen: without the bound of a dial it does end, on the server that never
+// answers.
 func TestPrepareRefuses(t *testing.T) {
 	t.Parallel()
 	e := newEstate(t, shopFiles())
@@ -258,8 +263,11 @@ func TestPrepareRefuses(t *testing.T) {
 	e.mu.Lock()
 	e.databases["away"] = &devtest.Database{URL: "postgres://anna:secret@127.0.0.1:1/books"}
 	e.databases["missing"] = &devtest.Database{URL: strings.Replace(e.home.URL, "/"+e.home.Name, "/nosuchdatabase", 1)}
+	e.databases["silent"] = &devtest.Database{URL: "postgres://anna:secret@" + silent(t) + "/books?sslmode=disable"}
 	e.mu.Unlock()
-	for _, ref := range []string{"unknown", "away", "missing"} {
+	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
+	defer cancel()
+	for _, ref := range []string{"unknown", "away", "missing", "silent"} {
 		_, err := e.data.Prepare(ctx, e.put(tenancy.Placement{Tier: tenancy.TierDatabase, Database: ref}))
 		require.ErrorIs(t, err, tenancy.ErrDatabaseUnavailable)
 		require.ErrorContains(t, err, `"`+ref+`"`)

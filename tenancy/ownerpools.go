@@ -29,8 +29,15 @@ type ownerKey struct {
 	owner    bool
 }
 
-// ownerConns is how many connections there are to a database of its own at most.
-const ownerConns = 8
+const (
+	// ownerConns is how many connections there are to a database of its own at most.
+	ownerConns = 8
+
+	// ownerDial bounds how long one of them takes to be opened, where its URL has no
+	// connect_timeout: a server that swallows packets would else hold up whoever
+	// works on its tenant, and a turn of the control pool's, until [acquireBound].
+	ownerDial = 5 * time.Second
+)
 
 func (o *ownerPools) get(database string, owner bool) (*pgxpool.Pool, error) {
 	key := ownerKey{database, owner}
@@ -90,6 +97,7 @@ func (o *ownerPools) config(key ownerKey) (*pgxpool.Config, error) {
 			return &ResolveError{Ref: key.database, Reason: err.Error()}
 		}
 		*config = *parsed.ConnConfig
+		config.ConnectTimeout = orDefault(config.ConnectTimeout, ownerDial)
 		if !key.owner {
 			config.RuntimeParams["role"] = ControlRole
 		}
