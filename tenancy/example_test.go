@@ -140,3 +140,89 @@ func ExampleAdminTx() {
 	fmt.Println(err)
 	// Output: tenancy: admin transaction: Access.Reason is empty
 }
+
+// A tenant gets a schema to itself, and goes on working meanwhile. Call it again
+// after a crash: it goes on where it stopped.
+func ExampleMover() {
+	promote := func(ctx context.Context, data *tenancy.Data, id tenant.ID) error {
+		mover, err := tenancy.NewMover(data, &tenancy.MoverOptions{
+			Progress: func(p tenancy.MoveProgress) { fmt.Println(p.State, p.Rows, "of", p.Total) },
+		})
+		if err != nil {
+			return err
+		}
+		to := tenancy.Placement{Tier: tenancy.TierSchema}
+		plan, err := mover.Plan(ctx, id, to)
+		if err != nil {
+			return err
+		}
+		for _, problem := range plan.Problems {
+			fmt.Println("in the way:", problem)
+		}
+		result, err := mover.Move(ctx, id, to)
+		if refused, ok := errors.AsType[*tenancy.MoveRefusedError](err); ok {
+			return fmt.Errorf("mend %d problems first: %w", len(refused.Plan.Problems), err)
+		}
+		if err == nil {
+			fmt.Println("at", result.To, "after a pause of", result.Pause)
+		}
+		return err
+	}
+	fmt.Println(promote(context.Background(), nil, tenant.ID{}))
+	// Output: tenancy: new mover: data is nil
+}
+
+// From now on a statement that takes another tenant's id sees nothing, whoever
+// wrote it. The key is made once and kept where the server's other secrets are.
+func ExampleSigner() {
+	key, err := tenancy.NewSigningKey("2026-11")
+	if err != nil {
+		panic(err)
+	}
+	fmt.Println(key) // not its secret
+	secret := key.Encode()
+
+	// What an operator runs, as the owner of each database, before and after the
+	// servers have the key.
+	know := func(ctx context.Context, owner *pgx.Conn) error { return tenancy.AddSigningKey(ctx, owner, key) }
+	want := func(ctx context.Context, owner *pgx.Conn) error { return tenancy.SignContext(ctx, owner, true) }
+	_, _ = know, want
+
+	// What each server does.
+	open := func(ctx context.Context, url string) (*tenancy.DB, error) {
+		key, err := tenancy.ParseSigningKey(secret)
+		if err != nil {
+			return nil, err
+		}
+		signer, err := tenancy.NewSigner(key, nil)
+		if err != nil {
+			return nil, err
+		}
+		return tenancy.Open(ctx, url, &tenancy.Options{Signer: signer})
+	}
+	_, err = open(context.Background(), "port=none")
+	fmt.Println(err)
+	// Output:
+	// 2026-11:REDACTED
+	// tenancy: open: malformed database URL
+}
+
+// A resolver of one's own: databases by region, none by default. What it returns as an
+// error is shown only if it says that it may be.
+func ExampleResolver() {
+	hosts := map[string]string{"eu": "postgres://app_user@db.eu.internal/", "us": "postgres://app_user@db.us.internal/"}
+	var resolver tenancy.Resolver = tenancy.ResolverFunc(func(_ context.Context, ref string) (string, error) {
+		region, name, _ := strings.Cut(ref, "-")
+		host, ok := hosts[region]
+		if !ok {
+			return "", &tenancy.ResolveError{Ref: ref, Reason: "there is no such region"}
+		}
+		return host + name, nil
+	})
+	fmt.Println(resolver.Resolve(context.Background(), "eu-acme"))
+	_, err := resolver.Resolve(context.Background(), "mars-acme")
+	fmt.Println(err, errors.Is(err, tenancy.ErrDatabaseUnavailable))
+	// Output:
+	// postgres://app_user@db.eu.internal/acme <nil>
+	// tenancy: resolve database "mars-acme": there is no such region true
+}

@@ -131,6 +131,9 @@ func TestMoveKilled(t *testing.T) {
 					}
 				}
 			}
+			if devtest.Soak() {
+				c.until(t, 7000-c.acked.Load()) // 20,000 between the three
+			}
 			c.verify(t)
 			t.Logf("%d kills, %d writes acknowledged, none lost or doubled", kills, c.acked.Load())
 		})
