@@ -4,11 +4,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
+
+	"github.com/mcpsaas/mcpsaas/tenancy/tenant"
 )
 
 // ErrNoTotals is returned by [Worker.Reconcile] when the reporter is no
-// [Totaler].
+// [Totaler], and by a Totaler for a target of which it can't tell: that one is
+// not compared.
 var ErrNoTotals = errors.New("billing: the provider doesn't tell its totals")
 
 // Span is a stretch of one target's usage, by slots: whole hours, or one billing
@@ -60,30 +64,41 @@ const (
 // It returns [ErrNoTotals] if the reporter is no [Totaler]. A target that can't
 // be compared is in the error, and keeps no other from being compared.
 func (w *Worker) Reconcile(ctx context.Context) error {
-	totals, ok := w.reporter.(Totaler)
-	if !ok {
-		return ErrNoTotals
-	}
 	now := w.opts.Now()
-	spans, err := w.ledger.Spans(ctx, now, w.reporter.Caps)
-	if err != nil {
-		return fmt.Errorf("billing: list usage to compare: %w", err)
-	}
-	var reads bucket
-	err = each(ctx, w.opts.Concurrency, spans, func(ctx context.Context, s Span) error {
-		c := comparison{w: w, totals: totals, reads: &reads, whole: s, left: mostReads}
-		if err := c.run(ctx, now); err != nil {
-			return fmt.Errorf("billing: compare usage of tenant %s with the provider's: %w", s.Target.Tenant, err)
-		}
-		return nil
-	})
-	if err != nil {
+	if err := w.reconcile(ctx, now, tenant.ID{}); err != nil {
 		return err
 	}
 	if err := w.ledger.EndReconcile(ctx, now); err != nil {
 		return fmt.Errorf("billing: record the comparison: %w", err)
 	}
 	return nil
+}
+
+// ReconcileTenant is [Worker.Reconcile] for one tenant's targets.
+func (w *Worker) ReconcileTenant(ctx context.Context, id tenant.ID) error {
+	return w.reconcile(ctx, w.opts.Now(), id)
+}
+
+func (w *Worker) reconcile(ctx context.Context, now time.Time, only tenant.ID) error {
+	totals, ok := w.reporter.(Totaler)
+	if !ok {
+		return ErrNoTotals
+	}
+	spans, err := w.ledger.Spans(ctx, now, w.reporter.Caps)
+	if err != nil {
+		return fmt.Errorf("billing: list usage to compare: %w", err)
+	}
+	if !only.IsZero() {
+		spans = slices.DeleteFunc(spans, func(s Span) bool { return s.Target.Tenant != only })
+	}
+	var reads bucket
+	return each(ctx, w.opts.Concurrency, spans, func(ctx context.Context, s Span) error {
+		c := comparison{w: w, totals: totals, reads: &reads, whole: s, left: mostReads}
+		if err := c.run(ctx, now); err != nil && !errors.Is(err, ErrNoTotals) {
+			return fmt.Errorf("billing: compare usage of tenant %s with the provider's: %w", s.Target.Tenant, err)
+		}
+		return nil
+	})
 }
 
 // reconcileLoop is Reconcile each hour, in one of all processes.

@@ -2,6 +2,7 @@ package billing
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"github.com/mcpsaas/mcpsaas/tenancy/tenant"
@@ -115,6 +116,11 @@ type Caps struct {
 	LateGrace    time.Duration // how long after the period's end its usage is still taken
 	MaxPerSecond float64       // requests a second, over all targets
 	MaxQuantity  int64         // largest quantity of one delivery; zero: no limit
+
+	// VoidWindow is for how long after FirstSent a confirmed delivery can be
+	// taken back ([Voider]); with Overwrite it can be while its period is open.
+	// Zero: not by time.
+	VoidWindow time.Duration
 }
 
 // Totaler is what a [Reporter] is besides if its provider tells what it has
@@ -140,4 +146,17 @@ type Reporter interface {
 	Verify(ctx context.Context, d Delivery) (Presence, error)
 	// Caps returns the rules for t, without any I/O.
 	Caps(t Target) Caps
+}
+
+// ErrNoVoid is returned where a provider takes nothing back.
+var ErrNoVoid = errors.New("billing: the provider takes nothing back")
+
+// Voider is what a [Reporter] is besides if its provider can take back what it
+// has accepted.
+type Voider interface {
+	// Void takes d, which was accepted, back. Its results are those of
+	// Reporter.Report: Accepted and AlreadyAccepted mean that d counts for
+	// nothing now, NotApplied and Rejected that it counts as before. Asking
+	// again is harmless.
+	Void(ctx context.Context, d Delivery) (Receipt, error)
 }

@@ -49,6 +49,7 @@ type saved struct {
 
 // entry is an amount of usage that the provider has taken.
 type entry struct {
+	id       string // of the delivery
 	target   billing.Target
 	at       time.Time // the usage's own time
 	quantity int64
@@ -59,6 +60,7 @@ type entry struct {
 var (
 	_ billing.Reporter = (*Provider)(nil)
 	_ billing.Totaler  = (*Provider)(nil)
+	_ billing.Voider   = (*Provider)(nil)
 )
 
 // NewProvider returns a provider of the given mode that lives by the clock
@@ -113,6 +115,7 @@ func (p *Provider) Caps(billing.Target) billing.Caps {
 	return billing.Caps{
 		DedupeWindow: identifierMemory - time.Hour, VerifyLag: lag,
 		SlotGranularity: time.Second, VerifyWindow: summaryWindow, MaxAge: maxAge, MaxFuture: maxFuture, LateGrace: finalAfter,
+		VoidWindow: identifierMemory - time.Minute,
 	}
 }
 
@@ -166,7 +169,7 @@ func (p *Provider) fault() Fault {
 
 // take applies a delivery by the rules of the mode.
 func (p *Provider) take(d billing.Delivery, now time.Time) billing.Result {
-	e := entry{target: d.Target, at: d.Slot, quantity: d.Quantity, taken: now}
+	e := entry{id: d.ID, target: d.Target, at: d.Slot, quantity: d.Quantity, taken: now}
 	if p.mode == billing.ModeUsageRecord {
 		if d.Slot.After(now) || !d.Slot.After(d.PeriodStart) || !now.Before(d.PeriodEnd) {
 			return billing.Rejected
@@ -192,6 +195,50 @@ func (p *Provider) take(d billing.Delivery, now time.Time) billing.Result {
 	return billing.Accepted
 }
 
+// Void implements [billing.Voider]: a meter takes back what it has got within 24
+// hours, a usage record is set to nothing while its period is open.
+func (p *Provider) Void(ctx context.Context, d billing.Delivery) (billing.Receipt, error) {
+	if err := ctx.Err(); err != nil {
+		return billing.Receipt{}, err
+	}
+	if d.Target.Mode != p.mode {
+		return billing.Receipt{}, errors.New("billingtest: target of another mode")
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	fault := p.fault()
+	switch fault {
+	case NoFault, DropAfter, FailAfter, Truncated:
+		return p.answer(fault, p.takeBack(d)), nil
+	case Limited:
+		return billing.Receipt{Result: billing.NotApplied, RetryAfter: time.Second, Reason: "rate limit"}, nil
+	case Denied:
+		return billing.Receipt{Result: billing.Unauthorized, Reason: "invalid key"}, nil
+	case Refused:
+		return billing.Receipt{Result: billing.Rejected, Reason: "no such target"}, nil
+	}
+	return billing.Receipt{Reason: string(fault)}, nil
+}
+
+func (p *Provider) takeBack(d billing.Delivery) billing.Result {
+	for i := range p.entries {
+		e := &p.entries[i]
+		if e.id != d.ID || e.target != d.Target {
+			continue
+		}
+		switch {
+		case e.quantity == 0:
+			return billing.AlreadyAccepted
+		case p.mode == billing.ModeMeter && p.now().Sub(e.taken) >= identifierMemory,
+			p.mode == billing.ModeUsageRecord && !p.now().Before(d.PeriodEnd):
+			return billing.Rejected
+		}
+		e.quantity = 0
+		return billing.Accepted
+	}
+	return billing.Rejected
+}
+
 // answer is how a result arrives at the caller.
 func (p *Provider) answer(fault Fault, r billing.Result) billing.Receipt {
 	switch fault {
@@ -213,6 +260,9 @@ func (p *Provider) answer(fault Fault, r billing.Result) billing.Receipt {
 func (p *Provider) Verify(ctx context.Context, d billing.Delivery) (billing.Presence, error) {
 	if err := ctx.Err(); err != nil {
 		return billing.Ambiguous, err
+	}
+	if d.Target.Mode != p.mode {
+		return billing.Ambiguous, errors.New("billingtest: target of another mode")
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()

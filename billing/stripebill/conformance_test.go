@@ -50,6 +50,7 @@ func TestReporterConforms(t *testing.T) {
 					PeriodStart: start, PeriodEnd: time.Date(2026, 2, 28, 10, 0, 0, 0, time.UTC),
 					Now: clock.Now, Advance: clock.Advance,
 					Fail:   func(f billingtest.Fault) { w.inject(t, f) },
+					Cut:    w.stripe.Close,
 					Billed: func() int64 { return w.counted(target) },
 				}
 			})

@@ -167,6 +167,13 @@ type meterEvent struct {
 	Identifier string `json:"identifier"`
 }
 
+type meterEventAdjustment struct {
+	Object string `json:"object"`
+	Cancel struct {
+		Identifier string `json:"identifier"`
+	} `json:"cancel"`
+}
+
 type meterEventSummary struct {
 	ID              string      `json:"id"`
 	AggregatedValue json.Number `json:"aggregated_value"`

@@ -35,6 +35,7 @@ type Reporter struct {
 var (
 	_ billing.Reporter = (*Reporter)(nil)
 	_ billing.Totaler  = (*Reporter)(nil)
+	_ billing.Voider   = (*Reporter)(nil)
 )
 
 // NewReporter returns a reporter that sends through c.
@@ -86,6 +87,7 @@ func (r *Reporter) Caps(t billing.Target) billing.Caps {
 		caps.MaxAge = 35*24*time.Hour - time.Hour
 		caps.MaxFuture = 4 * time.Minute
 		caps.LateGrace = 50 * time.Minute
+		caps.VoidWindow = 24*time.Hour - 10*time.Minute
 		if !r.client.test {
 			caps.MaxPerSecond = 800
 		}

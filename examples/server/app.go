@@ -147,6 +147,7 @@ type app struct {
 	metrics *metrics
 	stripe  *stripebill.Client
 	catalog *catalogKeeper
+	reports *reporting
 	worker  *billing.Worker
 	inbox   *billing.InboxWorker
 	checks  *health.Aggregator
@@ -221,7 +222,10 @@ func (a *app) buildBilling(context.Context) (err error) {
 		return fmt.Errorf("STRIPE_SECRET_KEY, STRIPE_API_BASE: %w", err)
 	}
 	a.catalog = newCatalogKeeper(a.stripe, a.logger)
-	if a.worker, err = billing.NewWorker(a.ledger, stripebill.NewReporter(a.stripe, nil), &billing.WorkerOptions{
+	if a.reports, err = newReporting(a.config, a.stripe); err != nil {
+		return err
+	}
+	if a.worker, err = billing.NewWorker(a.ledger, a.reports, &billing.WorkerOptions{
 		Interval:   a.config.report,
 		Lease:      batchLease,
 		StallAfter: 2*a.config.report + stallMargin,
@@ -229,7 +233,7 @@ func (a *app) buildBilling(context.Context) (err error) {
 	}); err != nil {
 		return err
 	}
-	a.inbox, err = billing.NewInboxWorker(a.ledger, stripebill.NewSource(a.stripe, nil), billing.SubscriberFunc(a.applySubscription), &billing.InboxOptions{
+	a.inbox, err = billing.NewInboxWorker(a.ledger, billing.Route(stripebill.NewSource(a.stripe, nil), a.reports.route), billing.SubscriberFunc(a.applySubscription), &billing.InboxOptions{
 		Flush:      a.flushUsage,
 		Timeout:    noticeTimeout,
 		Lease:      noticeLease,
@@ -338,6 +342,9 @@ func (a *app) close() {
 	}
 	if a.redis != nil {
 		a.redis.Close()
+	}
+	if a.reports != nil {
+		a.reports.close()
 	}
 	// A pool waits for its connections, and a connection for a database that
 	// may not answer. The end of the process closes them as well.

@@ -28,6 +28,8 @@ type config struct {
 	webhookSecret string
 	publicURL     string
 	pepper        string
+	reporter      string
+	reporterToken string
 	usageSink     string
 	spoolDir      string
 	archiveDir    string
@@ -78,6 +80,8 @@ func (c *config) settings() []setting {
 		{"stripe-webhook-secret", "STRIPE_WEBHOOK_SECRET", "", "signing secret of the webhook, several separated by commas while rotating", &c.webhookSecret},
 		{"public-url", "PUBLIC_URL", "", "how customers reach this server (default: http:// and the address)", &c.publicURL},
 		{"api-key-pepper", "API_KEY_PEPPER", "", "secret that API keys are hashed under, 32 characters or more", &c.pepper},
+		{"reporter", "REPORTER", "stripe", "where usage is billed: stripe, file:PATH (JSON lines), a URL that takes CloudEvents (OpenMeter's /api/v1/events); all of several, separated by commas", &c.reporter},
+		{"reporter-token", "REPORTER_TOKEN", "", "bearer token for a REPORTER that is a URL", &c.reporterToken},
 		{"usage-sink", "USAGE_SINK", sinkSpool, "where usage waits for the database: spool (SPOOL_DIR), or stream (REDIS_URL, which must have appendonly)", &c.usageSink},
 		{"spool-dir", "SPOOL_DIR", "", "directory on a local disk for usage that isn't in the database yet", &c.spoolDir},
 		{"archive-dir", "ARCHIVE_DIR", "", "directory for the archives of deprovisioned tenants (default: beside the spool)", &c.archiveDir},
@@ -185,7 +189,7 @@ func (c *config) check() error {
 	if c.production {
 		for _, s := range c.settings() {
 			switch s.env {
-			case "STRIPE_API_BASE", "ARCHIVE_DIR", "ADMIN_TOKEN", "ADDR", "ADMIN_ADDR", "TENANT_DATABASES", "REPLICA_DATABASE_URL":
+			case "STRIPE_API_BASE", "ARCHIVE_DIR", "ADMIN_TOKEN", "ADDR", "ADMIN_ADDR", "TENANT_DATABASES", "REPLICA_DATABASE_URL", "REPORTER_TOKEN":
 				continue
 			}
 			if s.env == "SPOOL_DIR" && c.usageSink == sinkStream && c.archiveDir != "" {
