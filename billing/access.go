@@ -60,6 +60,20 @@ func (p AccessPolicy) Access(s Subscription, now time.Time) Access {
 	}
 }
 
+// Until returns when Access will answer otherwise by itself, without any word of
+// the provider: the end of a grace. It is zero where it won't.
+func (p AccessPolicy) Until(s Subscription, now time.Time) time.Time {
+	grace := p.Grace
+	if grace == 0 {
+		grace = DefaultGrace
+	}
+	end := s.PastDueSince.Add(grace)
+	if s.Status != PastDue || s.CollectionPaused || s.PastDueSince.IsZero() || !now.Before(end) {
+		return time.Time{}
+	}
+	return end
+}
+
 // Bills reports whether usage under a subscription in this status is reported
 // to the provider.
 func (s SubscriptionStatus) Bills() bool {

@@ -7,11 +7,10 @@ import (
 	"math/rand/v2"
 	"sync"
 	"time"
-
-	"github.com/mcpsaas/mcpsaas/tenancy/tenant"
 )
 
-// Run applies notices as they come. It returns nil when ctx is cancelled. Work
+// Run applies notices as they come, and asks the source for those that don't
+// ([MissedLister]). It returns nil when ctx is cancelled. Work
 // under way is cancelled with it, and put back for whoever runs next. Failures
 // are logged and outlived.
 func (w *InboxWorker) Run(ctx context.Context) error {
@@ -19,6 +18,7 @@ func (w *InboxWorker) Run(ctx context.Context) error {
 	for range w.opts.Concurrency {
 		wg.Go(func() { w.loop(ctx) })
 	}
+	wg.Go(func() { w.pullLoop(ctx) })
 	wg.Wait()
 	return nil
 }
@@ -124,6 +124,9 @@ func (w *InboxWorker) apply(ctx context.Context, claim NoticeClaim) (c Change, e
 	if !named.IsZero() && named != c.Tenant {
 		w.opts.Logger.Warn("billing notice names another tenant than its customer's", "event", claim.ID, "tenant", c.Tenant)
 	}
+	if err := w.schedule(ctx, claim.Notice, c); err != nil {
+		return c, fmt.Errorf("schedule: %w", err)
+	}
 	if err := w.subscriber.Apply(ctx, c); err != nil {
 		return c, fmt.Errorf("apply: %w", err)
 	}
@@ -133,6 +136,24 @@ func (w *InboxWorker) apply(ctx context.Context, claim NoticeClaim) (c Change, e
 		}
 	}
 	return c, nil
+}
+
+// schedule puts a notice into the inbox for when a grace ends. It is made of the
+// one that told of it, so that it leads to the same truth, and it is the same
+// however often that is told.
+func (w *InboxWorker) schedule(ctx context.Context, n Notice, c Change) error {
+	if c.Subscription == nil {
+		return nil
+	}
+	end := w.opts.Access.Until(*c.Subscription, w.opts.Now())
+	if end.IsZero() {
+		return nil
+	}
+	_, err := w.store.Accept(ctx, Notice{
+		ID: fmt.Sprintf("grace:%s:%d", c.Subscription.ID, end.Unix()), Type: n.Type, ObjectID: n.ObjectID,
+		Customer: c.Customer, APIVersion: n.APIVersion, Live: n.Live, NotBefore: end,
+	})
+	return err
 }
 
 // onlyOperator reports whether what a flush left can't be helped by trying
@@ -166,21 +187,4 @@ func (w *InboxWorker) judge(ctx context.Context, claim *NoticeClaim, c Change, e
 		v.State, v.Reason, v.NextAt = NoticeNew, err.Error(), w.opts.Now().Add(wait)
 	}
 	return v
-}
-
-// Check returns nil while notices are applied: none is dead, and none waits
-// longer than StallAfter.
-func (w *InboxWorker) Check(ctx context.Context) error {
-	s, err := w.store.Stats(ctx, tenant.ID{})
-	if err != nil {
-		return fmt.Errorf("billing: read the inbox: %w", err)
-	}
-	var errs []error
-	if age := w.opts.Now().Sub(s.OldestNotice); !s.OldestNotice.IsZero() && age > w.opts.StallAfter {
-		errs = append(errs, fmt.Errorf("billing: inbox stalled: oldest notice is %s old", age.Round(time.Second)))
-	}
-	if s.DeadNotices > 0 {
-		errs = append(errs, fmt.Errorf("billing: inbox: %d notices given up", s.DeadNotices))
-	}
-	return errors.Join(errs...)
 }

@@ -18,6 +18,15 @@ type InboxOptions struct {
 	// usage then goes with the next interval.
 	Flush func(ctx context.Context, id tenant.ID) error
 
+	// Access is the policy that the subscriber goes by: when a grace ends, the
+	// subscription is fetched and applied again, since the provider says nothing
+	// at that time. Defaults to the zero [AccessPolicy].
+	Access AccessPolicy
+
+	// PullEvery is how often a [Source] that is a [MissedLister] is asked for
+	// what webhooks have not brought. Defaults to 5 minutes.
+	PullEvery time.Duration
+
 	// Poll is how often the inbox is looked at for what another process
 	// accepted or a dead one left. What comes by [InboxWorker.Accept] is worked
 	// on at once. Defaults to 500 milliseconds.
@@ -56,6 +65,7 @@ type InboxWorker struct {
 	subscriber Subscriber
 	opts       InboxOptions
 	wake       chan struct{}
+	born       time.Time
 }
 
 var _ Inbox = (*InboxWorker)(nil)
@@ -83,6 +93,7 @@ func NewInboxWorker(store NoticeStore, source Source, subscriber Subscriber, opt
 		value  *time.Duration
 		preset time.Duration
 	}{
+		{"PullEvery", &o.PullEvery, 5 * time.Minute},
 		{"Poll", &o.Poll, 500 * time.Millisecond},
 		{"Timeout", &o.Timeout, 30 * time.Second},
 		{"Lease", &o.Lease, time.Minute},
@@ -122,6 +133,7 @@ func NewInboxWorker(store NoticeStore, source Source, subscriber Subscriber, opt
 	if err := errors.Join(errs...); err != nil {
 		return nil, fmt.Errorf("billing: new inbox worker: %w", err)
 	}
+	w.born = o.Now()
 	return w, nil
 }
 

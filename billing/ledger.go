@@ -116,6 +116,8 @@ type Stats struct {
 	Unauthorized time.Time `json:"unauthorized,omitzero"` // when it refused the credential, unless it took one since
 
 	LastNotice     time.Time `json:"last_notice,omitzero"`   // last webhook received
+	LastPull       time.Time `json:"last_pull,omitzero"`     // when webhooks that were missed were last asked for
+	Unheard        time.Time `json:"unheard,omitzero"`       // since when notices have come by that alone; zero: webhooks arrive
 	OldestNotice   time.Time `json:"oldest_notice,omitzero"` // oldest notice not applied yet: when it was received
 	PendingNotices int       `json:"pending_notices"`
 	DeadNotices    int       `json:"dead_notices"`

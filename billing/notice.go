@@ -59,6 +59,12 @@ type NoticeStore interface {
 	// the notice's latest.
 	FinishNotice(ctx context.Context, c NoticeClaim, now time.Time, v NoticeVerdict) error
 
+	// LastPulls returns when the last pulls that came to their end began.
+	LastPulls(ctx context.Context) (Pulls, error)
+
+	// SavePull records that a pull came to its end, and when it began.
+	SavePull(ctx context.Context, began time.Time, all bool) error
+
 	// Stats is as in [Ledger].
 	Stats(ctx context.Context, id tenant.ID) (Stats, error)
 }

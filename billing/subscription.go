@@ -50,6 +50,11 @@ type Notice struct {
 	APIVersion string
 	Live       bool
 	Payload    []byte
+
+	// NotBefore is when it is to be worked on. Zero: at once.
+	NotBefore time.Time
+	// Pulled is set when it was asked for: see [MissedLister].
+	Pulled bool
 }
 
 // Change is what the provider says now about the tenant that a notice speaks

@@ -12,11 +12,14 @@ import (
 	"github.com/mcpsaas/mcpsaas/billing"
 )
 
+// acceptSQL also notes that a webhook has come after all for what was pulled.
 const acceptSQL = `
-insert into mcpsaas.billing_notices (id, type, created, object_id, customer, api_version, live, payload,
-	lane, next_at, received_at)
-values ($1, $2, $3, $4, $5, $6, $7, $8, coalesce(nullif($5, ''), $4), $9, $9)
-on conflict (id) do nothing`
+insert into mcpsaas.billing_notices as n (id, type, created, object_id, customer, api_version, live, payload,
+	lane, next_at, received_at, via)
+values ($1, $2, $3, $4, $5, $6, $7, $8, coalesce(nullif($5, ''), $4), $9, $9, $10)
+on conflict (id) do update set via = excluded.via, received_at = excluded.received_at
+	where n.via = 'pull' and excluded.via = 'webhook'
+returning xmax = 0`
 
 // Accept implements [billing.Inbox]: one row for each notice id.
 func (l *Ledger) Accept(ctx context.Context, n billing.Notice) (fresh bool, err error) {
@@ -27,12 +30,44 @@ func (l *Ledger) Accept(ctx context.Context, n billing.Notice) (fresh bool, err 
 	if payload == nil {
 		payload = []byte{}
 	}
-	tag, err := l.pool.Exec(ctx, acceptSQL, n.ID, clean(n.Type), n.Created, clean(n.ObjectID), clean(n.Customer),
-		clean(n.APIVersion), n.Live, payload, l.now())
-	if err != nil {
+	at, via := l.now(), "webhook"
+	switch {
+	case !n.NotBefore.IsZero():
+		at, via = n.NotBefore, "schedule"
+	case n.Pulled:
+		via = "pull"
+	}
+	err = l.pool.QueryRow(ctx, acceptSQL, n.ID, clean(n.Type), n.Created, clean(n.ObjectID), clean(n.Customer),
+		clean(n.APIVersion), n.Live, payload, at, via).Scan(&fresh)
+	if err != nil && !errors.Is(err, pgx.ErrNoRows) { // there before
 		return false, fmt.Errorf("pgledger: accept notice %s: %w", n.ID, err)
 	}
-	return tag.RowsAffected() == 1, nil
+	return fresh, nil
+}
+
+const pullsSQL = `
+select (select at from mcpsaas.billing_signals where name = $1), (select at from mcpsaas.billing_signals where name = $2)`
+
+// LastPulls implements [billing.NoticeStore].
+func (l *Ledger) LastPulls(ctx context.Context) (p billing.Pulls, err error) {
+	err = l.pool.QueryRow(ctx, pullsSQL, signalPulled, signalPulledAll).Scan(timeOrZero{&p.Undelivered}, timeOrZero{&p.All})
+	if err != nil {
+		return p, fmt.Errorf("pgledger: read the last pulls: %w", err)
+	}
+	return p, nil
+}
+
+// SavePull implements [billing.NoticeStore].
+func (l *Ledger) SavePull(ctx context.Context, began time.Time, all bool) error {
+	var batch pgx.Batch
+	batch.Queue(signalSQL, signalPulled, began)
+	if all {
+		batch.Queue(signalSQL, signalPulledAll, began)
+	}
+	if err := l.pool.SendBatch(ctx, &batch).Close(); err != nil {
+		return fmt.Errorf("pgledger: record a pull: %w", err)
+	}
+	return nil
 }
 
 // nextNoticeSQL leaves lanes alone that are being worked on. Two claimers may

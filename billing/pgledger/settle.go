@@ -34,6 +34,8 @@ const clearSignalSQL = `delete from mcpsaas.billing_signals where name = $1 and 
 const (
 	signalAnswer       = "answer"
 	signalUnauthorized = "unauthorized"
+	signalPulled       = "pulled"
+	signalPulledAll    = "pulled_all"
 	signalReconciled   = "reconciled"
 )
 

@@ -82,10 +82,17 @@ select
 	(select at from mcpsaas.billing_signals where name = 'answer'),
 	(select at from mcpsaas.billing_signals where name = 'unauthorized'),
 	(select at from mcpsaas.billing_signals where name = 'reconciled'),
-	(select received_at from mcpsaas.billing_notices order by received_at desc limit 1),
-	(select received_at from mcpsaas.billing_notices where state in ('new', 'working') order by received_at limit 1),
-	(select count(*) from (select from mcpsaas.billing_notices where state in ('new', 'working') limit $1) as n),
-	(select count(*) from (select from mcpsaas.billing_notices where state = 'dead' limit $1) as n)`
+	(select at from mcpsaas.billing_signals where name = 'pulled'),
+	heard.at,
+	(select min(received_at) from (
+		select received_at from mcpsaas.billing_notices
+		where via = 'pull' and created > coalesce(heard.at, '-infinity') + interval '1 minute' limit $1) as n),
+	(select received_at from mcpsaas.billing_notices
+		where state in ('new', 'working') and received_at <= $2 order by received_at limit 1),
+	(select count(*) from (select from mcpsaas.billing_notices
+		where state in ('new', 'working') and received_at <= $2 limit $1) as n),
+	(select count(*) from (select from mcpsaas.billing_notices where state = 'dead' limit $1) as n)
+from (select max(received_at) as at from mcpsaas.billing_notices where via = 'webhook') as heard`
 
 // Stats implements [billing.Ledger] and [billing.NoticeStore]. Its cost does
 // not depend on how much usage is stored. The numbers of the inbox and of the
@@ -101,9 +108,9 @@ func (l *Ledger) Stats(ctx context.Context, id tenant.ID) (s billing.Stats, err 
 		return row.Scan(timeOrZero{&s.OldestUnsealed}, timeOrZero{&s.OldestUnconfirmed},
 			&s.Unsealed, &s.Open, &s.Unknown, &s.Parked, &s.Rejected, &s.Drifting, &s.Drift, &s.AtRisk)
 	})
-	batch.Queue(signalsSQL, billing.StatsLimit).QueryRow(func(row pgx.Row) error {
+	batch.Queue(signalsSQL, billing.StatsLimit, now).QueryRow(func(row pgx.Row) error {
 		return row.Scan(timeOrZero{&s.LastAnswer}, timeOrZero{&s.Unauthorized}, timeOrZero{&s.LastReconcile},
-			timeOrZero{&s.LastNotice}, timeOrZero{&s.OldestNotice}, &s.PendingNotices, &s.DeadNotices)
+			timeOrZero{&s.LastPull}, timeOrZero{&s.LastNotice}, timeOrZero{&s.Unheard}, timeOrZero{&s.OldestNotice}, &s.PendingNotices, &s.DeadNotices)
 	})
 	if err := l.pool.SendBatch(ctx, &batch).Close(); err != nil {
 		return billing.Stats{}, fmt.Errorf("pgledger: read the health of billing: %w", err)

@@ -23,16 +23,6 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-var ledgerTemplate = devtest.Template{
-	Name: "stripebill",
-	Migrate: func(ctx context.Context, conn *pgx.Conn) error {
-		if err := tenancy.Migrate(ctx, conn); err != nil {
-			return err
-		}
-		return pgledger.Migrate(ctx, conn)
-	},
-}
-
 // TestCrashMatrix plays the matrix (a part of it without SOAK) with all that
 // billing has: the ledger on PostgreSQL, the worker, Stripe's client, and
 // Stripe's rules over HTTP, with summaries that lag and invoices that are drawn

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/url"
 	"time"
 
 	"github.com/mcpsaas/mcpsaas/billing"
@@ -160,22 +161,32 @@ func period(sub subscription, flat subscriptionItem, metered []subscriptionItem)
 }
 
 // pastDueSince is when payment became due: Stripe keeps no such time on the
-// subscription, so it is read off the invoice that is open.
+// subscription, so it is read off the oldest invoice that is open. A period
+// later there is another one, which must not renew the grace.
 func (s *Source) pastDueSince(ctx context.Context, sub subscription, periodStart time.Time) (time.Time, error) {
-	if sub.LatestInvoice == "" {
-		return periodStart, nil
-	}
-	inv, err := readInvoice(ctx, s.client, string(sub.LatestInvoice))
-	if errors.Is(err, ErrNotFound) {
-		return periodStart, nil
-	}
+	query := url.Values{"subscription": {sub.ID}, "status": {"open"}, "limit": {"100"}}
+	open, err := readList[invoice](ctx, s.client, "/v1/invoices", query)
 	if err != nil {
 		return time.Time{}, err
 	}
-	for _, at := range []unix{inv.DueDate, inv.StatusTransitions.FinalizedAt, inv.Created} {
-		if at != 0 {
-			return at.time(), nil
+	since := time.Time{}
+	for _, inv := range open.Data {
+		if at := inv.due(); since.IsZero() || !at.IsZero() && at.Before(since) {
+			since = at
 		}
 	}
+	if !since.IsZero() {
+		return since, nil
+	}
 	return periodStart, nil
+}
+
+// due is when the invoice is, or was, to be paid.
+func (i invoice) due() time.Time {
+	for _, at := range []unix{i.DueDate, i.StatusTransitions.FinalizedAt, i.Created} {
+		if at != 0 {
+			return at.time()
+		}
+	}
+	return time.Time{}
 }

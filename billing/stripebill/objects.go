@@ -106,7 +106,6 @@ type subscription struct {
 	CurrentPeriodEnd   unix     `json:"current_period_end"`
 	CancelAtPeriodEnd  bool     `json:"cancel_at_period_end"`
 	EndedAt            unix     `json:"ended_at"`
-	LatestInvoice      ref      `json:"latest_invoice"`
 	PauseCollection    *struct {
 		Behavior string `json:"behavior"`
 	} `json:"pause_collection"`

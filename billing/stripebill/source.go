@@ -47,7 +47,10 @@ type Source struct {
 	meters sync.Map // meter id -> event name, which never changes
 }
 
-var _ billing.Source = (*Source)(nil)
+var (
+	_ billing.Source       = (*Source)(nil)
+	_ billing.MissedLister = (*Source)(nil)
+)
 
 // NewSource returns a source that reads through c.
 func NewSource(c *Client, opts *SourceOptions) *Source {
@@ -72,6 +75,8 @@ func NewSource(c *Client, opts *SourceOptions) *Source {
 func (s *Source) Fetch(ctx context.Context, n billing.Notice) (billing.Change, error) {
 	var change billing.Change
 	var err error
+	// Thin events of these objects have the same names after a prefix.
+	n.Type = strings.TrimPrefix(n.Type, "v1.")
 	switch {
 	case n.Type == "checkout.session.completed", n.Type == "checkout.session.async_payment_succeeded":
 		change, err = s.fromSession(ctx, n.ObjectID)
