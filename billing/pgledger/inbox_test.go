@@ -173,6 +173,11 @@ func TestInboxFailure(t *testing.T) {
 	require.NoError(t, w.Drain(t.Context()))
 	require.Equal(t, "dead", b.text(t, `select state from mcpsaas.billing_notices`))
 	require.ErrorContains(t, w.Check(t.Context()), "1 notices given up")
+	dead, err := b.DeadNotices(t.Context(), 10)
+	require.NoError(t, err)
+	require.Len(t, dead, 1)
+	require.Equal(t, []any{"evt_1", "sub_1", 3, "panic: out of order"}, []any{dead[0].ID, dead[0].ObjectID, dead[0].Attempts, dead[0].Reason})
+	require.Equal(t, 6*time.Minute, dead[0].GivenUpAt.Sub(dead[0].ReceivedAt))
 	broken = false
 	require.NoError(t, b.RequeueNotice(t.Context(), "evt_1"))
 	require.ErrorIs(t, b.RequeueNotice(t.Context(), "evt_2"), pgledger.ErrNotFound)

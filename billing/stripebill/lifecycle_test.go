@@ -24,6 +24,9 @@ const day = 24 * time.Hour
 // TestLifecycle goes through what may become of a subscription, at Stripe alone:
 // by the real webhooks, inbox and directory the next call finds the plan and the
 // status that follow.
+//
+// Mutations seen by it: Access.Until always zero, the grace counted from the
+// latest open invoice instead of the oldest.
 func TestLifecycle(t *testing.T) {
 	t.Parallel()
 	type step struct {

@@ -42,6 +42,7 @@ func TestMissedWebhooks(t *testing.T) {
 	s.change(t, paid.Subscription, "starter", "pro")
 	s.settle(t)
 	require.Equal(t, tenant.Starter, s.nextCall(t, id).Plan)
+	s.stripe.Advance(15 * time.Minute)
 	s.stripe.Inject(stripetest.Fault{Kind: stripetest.Error500Before, Method: "GET", Path: "/v1/events"})
 	_, err := s.inbox.Pull(t.Context())
 	require.ErrorContains(t, err, "list events")

@@ -40,7 +40,11 @@ func billingStatus(ctx context.Context, env *environment, args []string) error {
 			if !s.Unauthorized.IsZero() {
 				fmt.Fprintf(w, "Stripe REFUSES the key since %s\n", age(s.Unauthorized))
 			}
-			fmt.Fprintf(w, "webhooks               last %s, %d wait, %d dead\n", age(s.LastNotice), s.PendingNotices, s.DeadNotices)
+			fmt.Fprintf(w, "webhooks               last %s, %d wait, %d dead; missed ones last asked for %s\n",
+				age(s.LastNotice), s.PendingNotices, s.DeadNotices, age(s.LastPull))
+			if !s.Unheard.IsZero() {
+				fmt.Fprintf(w, "webhooks DON'T ARRIVE  since %s they come by being asked for alone\n", age(s.Unheard))
+			}
 		})
 	})
 }

@@ -85,6 +85,8 @@ func commands() []command {
 		{"key rotate", "KEY-ID", "issue a successor and let the old key run out", keyRotate},
 		{"key revoke", "KEY-ID", "refuse a key from now on", keyRevoke},
 		{"billing status", "[TENANT]", "show what is not billed yet, and why", billingStatus},
+		{"billing notices", "", "list the webhooks that were given up, and why", billingNotices},
+		{"billing replay", "NOTICE...", "apply webhooks again", billingReplay},
 		{"probe", "URL", "test an MCP endpoint from outside, as a monitor would; $PROBE_KEY is a key to call with", probeCommand},
 		{"emulator", "", "run the Stripe emulator alone", emulatorCommand},
 	}
