@@ -19,6 +19,7 @@ type call struct {
 	r      *http.Request
 	at     time.Time
 	modern bool // speaks the layout of 2025-03-31
+	fault  FaultKind
 }
 
 func (c *call) id() string { return c.r.PathValue("id") }

@@ -56,8 +56,9 @@
 // # Making things go wrong
 //
 // [Emulator.Inject] cuts connections before or after a request is applied,
-// saves a 500, truncates an answer, or refuses with 401, 409, 429: of one
-// endpoint, from the n-th request on, as often as you say. Webhooks can be
+// saves a 500, truncates an answer, refuses with 401, 409, 429, or takes usage
+// and never counts it: at one endpoint, from the n-th request on, as often as
+// you say. Webhooks can be
 // lost, doubled, late ([Emulator.DisturbWebhooks]), held back and delivered in
 // any order ([Emulator.HoldWebhooks], [Emulator.Deliver]), thin, and signed
 // with two secrets ([Emulator.RollWebhookSecret]). [Emulator.Advance] moves

@@ -129,6 +129,9 @@ func detachFeature(c *call) (any, error) {
 // entitled are the features that a customer's subscriptions grant now, in the
 // order of their making.
 func (e *Emulator) entitled(customer string) []string {
+	if len(e.s.Features.Order) == 0 {
+		return nil
+	}
 	granted := map[string]bool{}
 	for _, sub := range e.s.Subscriptions.all() {
 		if sub.Customer != customer || sub.Status != "active" && sub.Status != "trialing" && sub.Status != "past_due" {

@@ -14,6 +14,7 @@ type event struct {
 	Created  int64           `json:"created"`
 	Version  string          `json:"version"`
 	Object   json.RawMessage `json:"object"`
+	Data     json.RawMessage `json:"data,omitempty"`    // of an event that is always thin
 	Pending  bool            `json:"pending,omitempty"` // still to be delivered
 	Attempts int             `json:"attempts,omitempty"`
 	Failed   bool            `json:"failed,omitempty"` // given up
@@ -50,9 +51,13 @@ func (o *event) thin() object {
 	}
 	return object{
 		"id": o.thinID(), "object": "v2.core.event", "type": "v1." + o.Type, "livemode": false,
-		"created": time.Unix(o.Created, 0).UTC().Format("2006-01-02T15:04:05.000Z"),
+		"created": thinTime(o.Created),
 		"context": nil, "reason": nil, "related_object": related,
 	}
+}
+
+func thinTime(unix int64) string {
+	return time.Unix(unix, 0).UTC().Format("2006-01-02T15:04:05.000Z")
 }
 
 // collections are the paths of the objects that events are about.
@@ -71,7 +76,7 @@ var collections = map[string]string{
 // payload is what a webhook carries.
 func (o *event) payload(thin bool) []byte {
 	what := o.view()
-	if thin {
+	if thin || o.Data != nil {
 		what = o.thin()
 	}
 	body, _ := json.Marshal(what) // made of JSON
@@ -86,7 +91,15 @@ func (e *Emulator) emit(kind string, what any) *event {
 	o.Pending = e.send.connected()
 	e.s.Events.put(o.ID, o)
 	const most = 10_000
-	e.s.Events.trim(most, func(o *event) bool { return !o.Pending })
+	if drop := len(e.s.Events.Order) - most; drop >= most/10 { // not one by one
+		e.s.Events.remove(func(o *event) bool {
+			forget := drop > 0 && !o.Pending
+			if forget {
+				drop--
+			}
+			return forget
+		})
+	}
 	return o
 }
 
@@ -101,7 +114,7 @@ func (e *Emulator) emitInvoice(what string, o *invoice) *event {
 
 func getEvent(c *call) (any, error) {
 	o, ok := c.s.Events.get(c.id())
-	if !ok {
+	if !ok || o.Data != nil {
 		return nil, missing("event", c.id(), "id")
 	}
 	return o.view(), nil
@@ -115,7 +128,7 @@ func listEvents(c *call) (any, error) {
 	}
 	types := c.p.strings("types")
 	return page(c, c.recentEvents(), func(o *event) string { return o.ID }, func(o *event) bool {
-		return c.since(o.Created) &&
+		return o.Data == nil && c.since(o.Created) &&
 			(!set || delivered == (!o.Pending && !o.Failed)) &&
 			(!c.p.has("type") || o.Type == c.p.str("type")) &&
 			(len(types) == 0 || slices.Contains(types, o.Type))
@@ -124,14 +137,18 @@ func listEvents(c *call) (any, error) {
 
 func (c *call) recentEvents() []*event {
 	oldest := c.at.Add(-30 * 24 * time.Hour).Unix()
-	return slices.DeleteFunc(c.s.Events.all(), func(o *event) bool { return o.Created < oldest })
+	return slices.DeleteFunc(slices.Clone(c.s.Events.all()), func(o *event) bool { return o.Created < oldest })
 }
 
 // thinView is thin, with what only the API shows.
 func (o *event) thinView() any {
 	v := o.thin()
-	v["snapshot_event"] = o.ID
 	v["changes"] = nil
+	if o.Data != nil {
+		v["data"] = o.Data
+	} else {
+		v["snapshot_event"] = o.ID
+	}
 	return v
 }
 

@@ -55,16 +55,32 @@ func post(stripe *stripetest.Server, path string, form url.Values) int {
 	return resp.StatusCode
 }
 
-// A day later, an idempotency key is forgotten: what was safe to repeat no
-// longer is.
+// A day later an idempotency key is forgotten: what was safe to repeat makes a
+// second customer. So whatever must happen once needs more than the key.
 func ExampleEmulator_Advance() {
 	stripe := stripetest.NewServer(nil)
 	defer stripe.Close()
-	began := stripe.Now()
-	stripe.Advance(25 * time.Hour)
-	fmt.Println(stripe.Now().Sub(began) >= 25*time.Hour)
+	signUp := func() {
+		req, _ := http.NewRequest(http.MethodPost, stripe.URL+"/v1/customers", nil)
+		req.Header.Set("Idempotency-Key", "signup-1")
+		req.SetBasicAuth(stripe.SecretKey, "")
+		resp, err := http.DefaultClient.Do(req)
+		if err != nil {
+			fmt.Println(err)
+			return
+		}
+		resp.Body.Close()
+		fmt.Println("customers:", len(stripe.Events()))
+	}
+	signUp()
+	stripe.Advance(23 * time.Hour)
+	signUp()
+	stripe.Advance(time.Hour)
+	signUp()
 	// Output:
-	// true
+	// customers: 1
+	// customers: 1
+	// customers: 2
 }
 
 // The second creation of a customer fails, and no other.
@@ -109,18 +125,26 @@ func ExampleEmulator_Deliver() {
 	// product.created 200 <nil>
 }
 
-// What is lost is to be found in the event list, by whoever looks for what was
-// not delivered.
+// Every webhook is lost. Whoever asks for what was not delivered finds it all
+// the same, and here delivers it by hand.
 func ExampleEmulator_DisturbWebhooks() {
 	stripe := stripetest.NewServer(nil)
 	defer stripe.Close()
+	endpoint := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
+	defer endpoint.Close()
+	stripe.SetWebhookURL(endpoint.URL)
+	lost := make(chan stripetest.Event, 1)
 	stripe.DisturbWebhooks(func(e stripetest.Event) stripetest.Fate {
-		if strings.HasPrefix(e.Type, "customer.subscription.") {
-			return stripetest.Lost
-		}
-		return stripetest.Prompt
+		lost <- e
+		return stripetest.Lost
 	})
-	fmt.Println(len(stripe.Undelivered()))
+
+	post(stripe, "/v1/customers", nil)
+	event := <-lost
+	fmt.Println("lost:", event.Type)
+	status, err := stripe.Deliver(context.Background(), event.ID)
+	fmt.Println("delivered after all:", status, err)
 	// Output:
-	// 0
+	// lost: customer.created
+	// delivered after all: 200 <nil>
 }

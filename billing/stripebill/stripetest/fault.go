@@ -30,6 +30,7 @@ const (
 	Forbidden                       // 403, as for a restricted key
 	Refused                         // 400, not applied, and never will be
 	KeyReused                       // 400 idempotency_error, as if the key had other parameters
+	Unaggregated                    // a meter event is taken, and never counted; a thin event tells of it
 )
 
 // Fault makes requests of the API go wrong.

@@ -107,8 +107,8 @@ func TestFaultOfAnEndpoint(t *testing.T) {
 	})
 }
 
-// TestRateLimits: https://docs.stripe.com/rate-limits. Mutations seen by it:
-// the answer saved under the key; meter events in the account's count.
+// TestRateLimits: https://docs.stripe.com/rate-limits. A refusal isn't saved
+// under the key. Mutation seen by it: meter events in the account's count.
 func TestRateLimits(t *testing.T) {
 	t.Parallel()
 	for name, tt := range map[string]struct {

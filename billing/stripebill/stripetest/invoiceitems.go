@@ -43,7 +43,7 @@ func (o *invoiceItem) line() line {
 
 // pending are the items that inv would take. It needs the lock.
 func (e *Emulator) pending(inv *invoice) []*invoiceItem {
-	return slices.DeleteFunc(e.s.InvoiceItems.all(), func(o *invoiceItem) bool {
+	return slices.DeleteFunc(slices.Clone(e.s.InvoiceItems.all()), func(o *invoiceItem) bool {
 		return o.Invoice != "" || o.Customer != inv.Customer || o.Subscription != "" && o.Subscription != inv.Subscription
 	})
 }

@@ -1,9 +1,9 @@
 package stripetest_test
 
 import (
+	"maps"
 	"net/http"
 	"net/url"
-	"slices"
 	"testing"
 	"time"
 
@@ -232,40 +232,41 @@ func TestReactivation(t *testing.T) {
 	require.Equal(t, 404, status)
 }
 
-// TestPlanChange: what is flat is prorated to the second. The period is of 28
-// days, the change comes after 7. Mutation seen by it: the credit of what did
-// not change.
+// TestPlanChange: what is flat and changes is prorated to the second. The
+// period is of 28 days, the change comes after 7. Mutation seen by it: a credit
+// for what did not change.
 func TestPlanChange(t *testing.T) {
 	t.Parallel()
+	month := time.Date(2026, 2, 28, 10, 0, 0, 0, time.UTC)
 	for name, tt := range map[string]struct {
 		form      url.Values
-		yearly    bool
+		price     url.Values
 		at        []float64 // the lines of an invoice at once
 		next      []float64 // of the invoice of the next period
 		periodEnd time.Time
 	}{
-		"later":     {url.Values{}, false, nil, []float64{-3675, 7425, 0, 9900}, time.Date(2026, 2, 28, 10, 0, 0, 0, time.UTC)},
-		"at once":   {url.Values{"proration_behavior": {"always_invoice"}}, false, []float64{-3675, 7425}, []float64{0, 9900}, time.Date(2026, 2, 28, 10, 0, 0, 0, time.UTC)},
-		"never":     {url.Values{"proration_behavior": {"none"}}, false, nil, []float64{0, 9900}, time.Date(2026, 2, 28, 10, 0, 0, 0, time.UTC)},
-		"to a year": {url.Values{}, true, []float64{-3675, 0, 99000}, nil, time.Date(2027, 2, 7, 10, 0, 0, 0, time.UTC)},
+		"later":     {url.Values{}, flatPrice("9900", "month"), nil, []float64{-3675, 7425, 0, 9900, 1000}, month},
+		"at once":   {url.Values{"proration_behavior": {"always_invoice"}}, flatPrice("9900", "month"), []float64{-3675, 7425}, []float64{0, 9900, 1000}, month},
+		"never":     {url.Values{"proration_behavior": {"none"}}, flatPrice("9900", "month"), nil, []float64{0, 9900, 1000}, month},
+		"to a year": {url.Values{}, flatPrice("99000", "year"), []float64{-3675, -750, 0, 99000, 1000}, nil, time.Date(2027, 2, 7, 10, 0, 0, 0, time.UTC)},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			s := newServer(t, nil)
 			o := newShop(t, s, false)
-			price := url.Values{"product": {o.product}, "currency": {"usd"}, "unit_amount": {"9900"}, "recurring[interval]": {"month"}}
-			form := url.Values{"items[0][id]": {flatItem(t, s, o)}}
-			if tt.yearly {
-				price = url.Values{"product": {o.product}, "currency": {"usd"}, "unit_amount": {"99000"}, "recurring[interval]": {"year"}}
+			price := func(form url.Values) []string {
+				form.Set("product", o.product)
+				return []string{create(t, s, "/v1/prices", form)}
 			}
-			form.Set("items[0][price]", create(t, s, "/v1/prices", price))
+			sub := o.subscribe(t, s, url.Values{"items[1][price]": price(flatPrice("1000", "month")), "items[2][price]": {o.metered}})
+			path, first := "/v1/subscriptions/"+sub["id"].(string), sub["latest_invoice"]
+			form := url.Values{"items[0][id]": {itemsOf(sub)[0]["id"].(string)}, "items[0][price]": price(tt.price)}
 			for k, v := range tt.form {
 				form[k] = v
 			}
 			s.Advance(7 * 24 * time.Hour)
-			first := read(t, s, "/v1/subscriptions/"+o.subscription)["latest_invoice"]
-			create(t, s, "/v1/subscriptions/"+o.subscription, form)
-			sub := read(t, s, "/v1/subscriptions/"+o.subscription)
+			create(t, s, path, form)
+			sub = read(t, s, path)
 			require.EqualValues(t, tt.periodEnd.Unix(), sub["current_period_end"])
 			if tt.at == nil {
 				require.Equal(t, first, sub["latest_invoice"])
@@ -275,27 +276,33 @@ func TestPlanChange(t *testing.T) {
 			if tt.next == nil {
 				return
 			}
-			preview := read(t, s, "/v1/invoices/upcoming?subscription="+o.subscription)
-			require.Len(t, preview["lines"].(map[string]any)["data"], len(tt.next))
+			preview := read(t, s, "/v1/invoices/upcoming?subscription="+sub["id"].(string))
+			require.Equal(t, tt.next, amountsOf(preview))
 			s.Advance(21 * 24 * time.Hour)
-			sub = read(t, s, "/v1/subscriptions/"+o.subscription)
-			require.Equal(t, tt.next, amounts(t, s, sub["latest_invoice"].(string)))
+			require.Equal(t, tt.next, amounts(t, s, read(t, s, path)["latest_invoice"].(string)))
 		})
 	}
 }
 
-func flatItem(t *testing.T, s *stripetest.Server, o shop) string {
-	t.Helper()
-	out := read(t, s, "/v1/subscription_items?subscription="+o.subscription)
-	items := out["data"].([]any)
-	at := slices.IndexFunc(items, func(it any) bool { return it.(map[string]any)["id"] != o.item })
-	return items[at].(map[string]any)["id"].(string)
+func flatPrice(cents, interval string) url.Values {
+	return url.Values{"currency": {"usd"}, "unit_amount": {cents}, "recurring[interval]": {interval}}
+}
+
+func itemsOf(sub map[string]any) (out []map[string]any) {
+	for _, it := range sub["items"].(map[string]any)["data"].([]any) {
+		out = append(out, it.(map[string]any))
+	}
+	return out
 }
 
 // amounts are those of an invoice's lines, in their order.
-func amounts(t *testing.T, s *stripetest.Server, invoice string) (out []float64) {
+func amounts(t *testing.T, s *stripetest.Server, invoice string) []float64 {
 	t.Helper()
-	for _, l := range read(t, s, "/v1/invoices/"+invoice)["lines"].(map[string]any)["data"].([]any) {
+	return amountsOf(read(t, s, "/v1/invoices/"+invoice))
+}
+
+func amountsOf(invoice map[string]any) (out []float64) {
+	for _, l := range invoice["lines"].(map[string]any)["data"].([]any) {
 		out = append(out, l.(map[string]any)["amount"].(float64))
 	}
 	return out
@@ -329,9 +336,10 @@ func TestThresholdsTakeIncrementsAlone(t *testing.T) {
 			t.Parallel()
 			s := newServer(t, nil)
 			o := newShop(t, s, true)
-			form = merged(form, url.Values{"items[1][price]": {o.metered}})
+			form := maps.Clone(form)
+			form.Set("items[1][price]", o.metered)
 			sub := o.subscribe(t, s, form)
-			item := sub["items"].(map[string]any)["data"].([]any)[1].(map[string]any)["id"].(string)
+			item := itemsOf(sub)[1]["id"].(string)
 			for action, want := range map[string]int{"set": 400, "increment": 200} {
 				status, _, _ := call(t, s, http.MethodPost, "/v1/subscription_items/"+item+"/usage_records",
 					url.Values{"action": {action}, "quantity": {"3"}, "timestamp": {unix(start)}}, nil)
@@ -339,14 +347,4 @@ func TestThresholdsTakeIncrementsAlone(t *testing.T) {
 			}
 		})
 	}
-}
-
-func merged(all ...url.Values) url.Values {
-	out := url.Values{}
-	for _, m := range all {
-		for k, v := range m {
-			out[k] = v
-		}
-	}
-	return out
 }

@@ -1,6 +1,7 @@
 package stripetest
 
 import (
+	"encoding/json"
 	"fmt"
 	"net/http"
 	"slices"
@@ -198,11 +199,28 @@ func createMeterEvent(c *call) (any, error) {
 	}
 	o := &received{Meter: m.ID, Customer: who.ID, Minute: at - at%60, Value: value, At: c.at.Unix()}
 	c.s.Received[identifier] = o
-	c.count(o, value)
+	if c.fault == Unaggregated {
+		c.reportError(m, identifier)
+	} else {
+		c.count(o, value)
+	}
 	return object{
 		"object": "billing.meter_event", "event_name": m.EventName, "identifier": identifier,
 		"payload": payload, "timestamp": at, "created": now.Unix(), "livemode": false,
 	}, nil
+}
+
+// reportError tells, as Stripe does, that a meter event was taken but can't be
+// counted (https://docs.stripe.com/api/v2/core/events/event-types).
+func (c *call) reportError(m *meter, identifier string) {
+	c.emit("billing.meter.error_report_triggered", m.view()).Data, _ = json.Marshal(object{
+		"developer_message_summary": "There is 1 invalid event",
+		"validation_start":          thinTime(c.at.Unix()), "validation_end": thinTime(c.at.Unix()),
+		"reason": object{"error_count": 1, "error_types": []any{object{
+			"code": "meter_event_customer_not_found", "error_count": 1,
+			"sample_errors": []any{object{"error_message": "Customer mapping failed.", "request": object{"identifier": identifier}}},
+		}}},
+	})
 }
 
 // received finds the meter event of an identifier in the last 24 hours.

@@ -6,6 +6,7 @@ import (
 	"net/url"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -283,6 +284,23 @@ func TestPeriodsKeepToTheMonth(t *testing.T) {
 	s.Advance(31 * 24 * time.Hour)
 	_, out, _ := call(t, s, http.MethodGet, "/v1/subscriptions/"+o.subscription, nil, nil)
 	require.Equal(t, "canceled", out["status"])
+}
+
+// TestTimePasses by the caller's clock too, without a request that changes
+// anything. Mutation seen by it: a new subscription's end not noted.
+func TestTimePasses(t *testing.T) {
+	t.Parallel()
+	var passed atomic.Int64
+	s := newServer(t, &stripetest.Options{Now: func() time.Time { return start.Add(time.Duration(passed.Load())) }})
+	o := newShop(t, s, false)
+	daily := create(t, s, "/v1/prices", url.Values{"product": {o.product}, "currency": {"usd"}, "unit_amount": {"1"}, "recurring[interval]": {"day"}})
+	read(t, s, "/v1/subscriptions/"+o.subscription) // nothing is due for a month
+	id := create(t, s, "/v1/subscriptions", url.Values{"customer": {o.customer}, "items[0][price]": {daily}})
+	for day := range 3 {
+		sub := read(t, s, "/v1/subscriptions/"+id)
+		require.EqualValues(t, start.AddDate(0, 0, day+1).Unix(), sub["current_period_end"])
+		passed.Add(int64(24 * time.Hour))
+	}
 }
 
 func TestLayouts(t *testing.T) {

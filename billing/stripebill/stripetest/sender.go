@@ -120,7 +120,7 @@ func (s *sender) deliver(id string) {
 	switch s.fateOf(id) {
 	case Lost:
 		s.e.change(func() {
-			if o, ok := s.e.s.Events.get(id); ok {
+			if o, ok := s.e.s.Events.get(id); ok && o.Pending { // not delivered by hand meanwhile
 				o.Pending, o.Failed = false, true
 			}
 		})

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/url"
 	"regexp"
+	"slices"
 	"strings"
 	"time"
 )
@@ -94,10 +95,10 @@ func (e *Emulator) answer(r *http.Request, fault *Fault, allowed []string, run e
 	if kind := fault.kind(); kind == Error500Before {
 		a = internalError()
 	} else {
-		if r.Method != http.MethodGet && r.Pattern != meterEvents {
+		if r.Method != http.MethodGet && !slices.Contains(undue, r.Pattern) {
 			e.dueAt = 0 // it may be something else now
 		}
-		c := &call{Emulator: e, p: p, r: r, at: e.now(), modern: e.modern(r)}
+		c := &call{Emulator: e, p: p, r: r, at: e.now(), modern: e.modern(r), fault: kind}
 		v, err := run(c)
 		a = answerOf(v, err)
 		if refused, ok := err.(*apiError); ok {

@@ -6,7 +6,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"slices"
 	"time"
 )
 
@@ -42,6 +41,8 @@ type state struct {
 type table[T any] struct {
 	Order []string      `json:"order"`
 	Rows  map[string]*T `json:"rows"`
+
+	rows []*T // in that order; made again after a load
 }
 
 func (t *table[T]) put(id string, row *T) {
@@ -49,7 +50,8 @@ func (t *table[T]) put(id string, row *T) {
 		t.Rows = map[string]*T{}
 	}
 	if t.Rows[id] == nil {
-		t.Order = append(t.Order, id)
+		rows := t.all()
+		t.Order, t.rows = append(t.Order, id), append(rows, row)
 	}
 	t.Rows[id] = row
 }
@@ -59,43 +61,28 @@ func (t *table[T]) get(id string) (*T, bool) {
 	return row, ok
 }
 
-// all returns the rows, oldest first.
+// all returns the rows, oldest first. The slice is the table's.
 func (t *table[T]) all() []*T {
-	out := make([]*T, 0, len(t.Order))
-	for _, id := range t.Order {
-		out = append(out, t.Rows[id])
+	if len(t.rows) != len(t.Order) {
+		t.rows = make([]*T, 0, len(t.Order))
+		for _, id := range t.Order {
+			t.rows = append(t.rows, t.Rows[id])
+		}
 	}
-	return out
+	return t.rows
 }
 
 // remove forgets the rows for which f is true.
 func (t *table[T]) remove(f func(*T) bool) {
-	t.Order = slices.DeleteFunc(t.Order, func(id string) bool {
-		drop := f(t.Rows[id])
-		if drop {
-			delete(t.Rows, id)
-		}
-		return drop
-	})
-}
-
-// trim forgets the oldest rows that f allows to forget, until no more than n
-// are left.
-func (t *table[T]) trim(n int, f func(*T) bool) {
-	drop := len(t.Order) - n
-	if drop <= 0 {
-		return
-	}
-	kept := t.Order[:0:0]
+	order := make([]string, 0, len(t.Order))
 	for _, id := range t.Order {
-		if drop > 0 && f(t.Rows[id]) {
+		if f(t.Rows[id]) {
 			delete(t.Rows, id)
-			drop--
-			continue
+		} else {
+			order = append(order, id)
 		}
-		kept = append(kept, id)
 	}
-	t.Order = kept
+	t.Order, t.rows = order, nil
 }
 
 // file is where the state is kept; without a path, nowhere.

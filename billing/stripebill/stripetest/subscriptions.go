@@ -129,6 +129,9 @@ func (e *Emulator) addSubscription(o *subscription, trial time.Duration, at int6
 	e.emitSubscription("created", o)
 	e.emitInvoice("created", inv)
 	e.finalize(inv, at)
+	if e.dueAt = min(e.dueAt, o.PeriodEnd); o.Status != "active" {
+		e.dueAt = 0
+	}
 }
 
 // checkItems makes items of what a request lists: price and quantity.

@@ -220,6 +220,35 @@ func TestThinWebhooks(t *testing.T) {
 	require.Contains(t, string(body), "ada@example.com")
 }
 
+// TestUnaggregated: a meter event that Stripe takes and can't count shows in no
+// total; a thin event tells of it, whatever form others have.
+func TestUnaggregated(t *testing.T) {
+	t.Parallel()
+	s := newServer(t, realTime())
+	h := newHook(t, s, 0)
+	o := newShop(t, s, false)
+	s.Inject(stripetest.Fault{Kind: stripetest.Unaggregated, Endpoint: "POST /v1/billing/meter_events"})
+	s.SetWebhookURL(h.URL)
+	for _, id := range []string{"lost", "counted"} {
+		status, out, _ := call(t, s, http.MethodPost, "/v1/billing/meter_events", o.use("3", id, time.Now()), nil)
+		require.Equal(t, 200, status, "%v", out)
+	}
+	require.EqualValues(t, 3, s.UsageTotal(o.customer, "calls"))
+	require.Eventually(t, func() bool { return len(s.Undelivered()) == 0 }, 10*time.Second, 5*time.Millisecond)
+	require.NoError(t, h.bad)
+	require.Equal(t, []string{"v1.billing.meter.error_report_triggered"}, h.types())
+	body, _ := h.latest()
+	var thin map[string]any
+	require.NoError(t, json.Unmarshal(body, &thin))
+	require.Equal(t, o.meter, thin["related_object"].(map[string]any)["id"])
+	_, read, _ := call(t, s, http.MethodGet, "/v2/core/events/"+thin["id"].(string), nil, nil)
+	report, err := json.Marshal(read["data"])
+	require.NoError(t, err)
+	require.Contains(t, string(report), `"identifier":"lost"`)
+	_, listed, _ := call(t, s, http.MethodGet, "/v1/events?type=billing.meter.error_report_triggered", nil, nil)
+	require.Empty(t, listed["data"])
+}
+
 // TestRolledSecret: during a roll webhooks bear the signatures of both secrets,
 // and Stripe's own library takes either.
 func TestRolledSecret(t *testing.T) {
