@@ -91,6 +91,7 @@ func (w *Worker) drain(ctx context.Context, t OpenTarget, most int, slow func())
 		if err := w.bucket(t.Target).wait(ctx, caps.MaxPerSecond); err != nil {
 			return time.Time{}, false, err
 		}
+		now := w.opts.Now().Round(0)
 		claim, err := w.claim(ctx, t.ID, caps)
 		if err != nil {
 			return time.Time{}, false, fmt.Errorf("billing: claim batch of tenant %s: %w", t.Target.Tenant, err)
@@ -109,6 +110,13 @@ func (w *Worker) drain(ctx context.Context, t OpenTarget, most int, slow func())
 				log.Warn("usage is late", "state", claim.State, "quantity", claim.Quantity, "reason", claim.Reason)
 			}
 			continue
+		}
+		// The process may have been stopped in between, for hours, and another
+		// has taken over: a provider's memory is not to be relied on then. By
+		// the wall clock: the other one stands still in a machine that sleeps.
+		if age := w.opts.Now().Round(0).Sub(now); age >= w.opts.Lease-w.opts.CallTimeout {
+			log.Warn("claim not used: its lease is over", "age", age)
+			return time.Time{}, false, nil
 		}
 		watch := time.AfterFunc(patience, func() {
 			if slow != nil {

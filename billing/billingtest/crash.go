@@ -47,29 +47,115 @@ type Process struct {
 	at     Point
 	onStep func(Point)
 
-	mu   sync.Mutex
-	dead bool
+	mu      sync.Mutex
+	dead    bool
+	hung    bool
+	calls   int           // under way
+	reached chan struct{} // with Hang: closed when it hangs
+	resume  chan struct{}
 }
 
 // NewProcess returns a process that dies the first time that it is at the
 // point. onStep, which may be nil, is called at each point that a living
-// process reaches.
+// process reaches, that one included.
 func NewProcess(at Point, onStep func(Point)) *Process { return &Process{at: at, onStep: onStep} }
 
-// Step tells that the process is at p. It returns [ErrDead] when it does not
-// live on.
+// Hang has the process hang at its point instead, with all that it does:
+// reached is closed when nothing moves any more, and it goes on when resume is
+// called. Calls of the provider that it was about to make have timed out then.
+func (c *Process) Hang() (reached <-chan struct{}, resume func()) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.reached, c.resume = make(chan struct{}), make(chan struct{})
+	return c.reached, sync.OnceFunc(func() { close(c.resume) })
+}
+
+// Step tells that the process is at p. It returns an error when it does not go
+// on: [ErrDead] if it is dead.
 func (c *Process) Step(p Point) error {
 	c.mu.Lock()
-	c.dead = c.dead || p == c.at
-	dead := c.dead
-	c.mu.Unlock()
-	if dead {
+	if c.dead {
+		c.mu.Unlock()
 		return ErrDead
 	}
+	here, hangs := p == c.at, c.reached != nil
+	c.dead = here && !hangs
+	dead := c.dead
+	c.mu.Unlock()
 	if c.onStep != nil {
 		c.onStep(p)
 	}
+	switch {
+	case dead:
+		return ErrDead
+	case hangs:
+		return c.hang(p, here)
+	}
 	return nil
+}
+
+// hang waits if the process hangs, or begins to here.
+func (c *Process) hang(p Point, here bool) error {
+	c.mu.Lock()
+	if here && !c.hung {
+		c.hung = true
+		c.still()
+	}
+	hung := c.hung
+	c.mu.Unlock()
+	if !hung {
+		return nil
+	}
+	select {
+	case <-c.resume: // long ago
+		return nil
+	default:
+	}
+	<-c.resume
+	if p == BeforeReport || p == BeforeVerify {
+		return context.DeadlineExceeded
+	}
+	return nil
+}
+
+// still tells when the process has come to a standstill. It needs the lock.
+func (c *Process) still() {
+	if !c.hung || c.calls > 0 {
+		return
+	}
+	select {
+	case <-c.reached:
+	default:
+		close(c.reached)
+	}
+}
+
+// enter and leave are around a call, which a process that hangs doesn't begin.
+func (c *Process) enter(p Point) error {
+	c.mu.Lock()
+	c.calls++
+	hung := c.hung
+	if hung {
+		c.calls--
+	}
+	c.mu.Unlock()
+	if !hung {
+		return nil
+	}
+	err := c.hang(p, false)
+	c.mu.Lock()
+	c.calls++
+	c.mu.Unlock()
+	return err
+}
+
+func (c *Process) leave() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.calls--
+	if c.reached != nil {
+		c.still()
+	}
 }
 
 // Ledger returns l as the process sees it.
@@ -85,7 +171,11 @@ func around[T any](c *Process, before, after Point, f func() (T, error)) (T, err
 	if err := c.Step(before); err != nil {
 		return zero, err
 	}
+	if err := c.enter(before); err != nil {
+		return zero, err
+	}
 	v, err := f()
+	c.leave()
 	if dead := c.Step(after); dead != nil {
 		return zero, dead
 	}

@@ -16,11 +16,16 @@ type Scenario struct {
 	Burst   bool          // whether all this befalls the second of three batches within one minute
 	Lag     time.Duration // how late the provider's totals are
 	Close   Point         // where the first process is when the billing period ends; by WhileDown it has ended
+	Hang    bool          // whether the first process does not die but hangs, and goes on when the second dies or has made its passes
 }
 
 // String names the scenario.
 func (s Scenario) String() string {
-	name := fmt.Sprintf("crash %s, fault %s, restart after %s, totals %s late", s.Crash, s.Fault, s.Restart, s.Lag)
+	name := "crash"
+	if s.Hang {
+		name = "hang"
+	}
+	name += fmt.Sprintf(" %s, fault %s, restart after %s, totals %s late", s.Crash, s.Fault, s.Restart, s.Lag)
 	if s.Second != Never {
 		name += ", again " + string(s.Second)
 	}
@@ -49,10 +54,10 @@ func Restarts() []time.Duration {
 	return []time.Duration{time.Minute, day - time.Second, day, day + time.Second, 25 * time.Hour, 40 * day}
 }
 
-// Matrix returns more than 1,500 scenarios: every combination of a crash point,
-// a fault, the time until the restart, and arrivals or none or a burst; and, for
-// the faults that lose an answer, of a second crash while the first is being made
-// good. How late the totals are, and whether and where the billing period ends,
+// Matrix returns more than 1,800 scenarios: every combination of a crash point,
+// a fault, the time until the restart, and arrivals or none or a burst; for the
+// faults that lose an answer, of a second crash while the first is being made
+// good; and of a process that hangs for so long that another takes over. How late the totals are, and whether and where the billing period ends,
 // is spread over them evenly, and the same each time.
 func Matrix() []Scenario {
 	var all []Scenario
@@ -72,6 +77,17 @@ func Matrix() []Scenario {
 			for _, restart := range []time.Duration{time.Minute, 25 * time.Hour} {
 				for _, burst := range []bool{false, true} {
 					all = append(all, Scenario{Crash: AfterReport, Fault: fault, Restart: restart, Second: second, Burst: burst})
+				}
+			}
+		}
+	}
+	for _, hang := range []Point{AfterClaim, AfterReport, BeforeSettle} {
+		for _, fault := range []Fault{NoFault, DropBefore, DropAfter, FailAfter, Limited, Denied} {
+			for _, second := range []Point{Never, AfterClaim, AfterReport, BeforeSettle} {
+				for _, restart := range []time.Duration{5 * time.Minute, 25 * time.Hour} {
+					for _, burst := range []bool{false, true} {
+						all = append(all, Scenario{Crash: hang, Hang: true, Fault: fault, Restart: restart, Second: second, Burst: burst})
+					}
 				}
 			}
 		}

@@ -145,18 +145,30 @@ func (p *play) run(ctx context.Context) error {
 			p.produce(ctx, 100+arrivals)
 		}
 	})
-	p.passes(ctx, first, 1)
+	goOn := func() {}
+	if p.Hang {
+		goOn = p.hang(ctx, first)
+	} else {
+		p.passes(ctx, first, 1)
+	}
 	if p.Burst {
 		p.produce(ctx, 3) // as much as what may be in doubt: totals can't tell the two by size
 	}
-	// Several passes, so that a second process gets as far as to verify.
-	p.passes(ctx, first, 2)
+	if !p.Hang {
+		p.passes(ctx, first, 2)
+	}
 	if p.Close != Never {
 		p.close()
 	}
 	p.restart(ctx)
-	if p.Second != Never {
-		p.passes(ctx, NewProcess(p.Second, nil), 3)
+	if p.Second != Never || p.Hang {
+		// Several passes, so that it gets as far as to verify.
+		p.passes(ctx, NewProcess(p.Second, func(at Point) {
+			if at == p.Second {
+				goOn()
+			}
+		}), 3)
+		goOn()
 		p.restart(ctx)
 	}
 	ticker, err := p.w.Start(NewProcess(Never, nil))
@@ -177,6 +189,30 @@ func (p *play) run(ctx context.Context) error {
 		p.o.Accounts, err = p.w.Accounts(ctx)
 	}
 	return err
+}
+
+// hang has a process make a pass in which it hangs at its point, and returns what
+// lets it go on, and waits for the end of the pass.
+func (p *play) hang(ctx context.Context, process *Process) (goOn func()) {
+	reached, resume := process.Hang()
+	ticker, err := p.w.Start(process)
+	if err != nil {
+		p.check(err)
+		return func() {}
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		_ = ticker.Tick(ctx)
+	}()
+	select {
+	case <-reached:
+	case <-done:
+	}
+	return func() {
+		resume()
+		<-done
+	}
 }
 
 // restart passes the time in which nobody is there.
