@@ -13,6 +13,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/stretchr/testify/require"
 
+	"github.com/mcpsaas/mcpsaas/billing"
 	"github.com/mcpsaas/mcpsaas/billing/pgledger"
 	"github.com/mcpsaas/mcpsaas/metering/meteringtest"
 	"github.com/mcpsaas/mcpsaas/metering/redisquota"
@@ -26,6 +27,7 @@ const (
 	childDatabase = "PGLEDGER_CHILD_DATABASE"
 	childSpool    = "PGLEDGER_CHILD_SPOOL"  // records into this spool and stores from it
 	childStream   = "PGLEDGER_CHILD_STREAM" // stores from the stream in this Redis
+	childStripe   = "PGLEDGER_CHILD_STRIPE" // reports to the Stripe at this address
 )
 
 func TestMain(m *testing.M) {
@@ -56,6 +58,14 @@ func child(ctx context.Context) error {
 			return err
 		}
 		return s.Run(ctx, ledger)
+	}
+	if base := os.Getenv(childStripe); base != "" {
+		w, err := reporting(ledger, base, func(r billing.Reporter) billing.Reporter { return telling{r} })
+		if err != nil {
+			return err
+		}
+		fmt.Println("ready")
+		return w.Run(ctx)
 	}
 	s, err := usage.OpenSpool(os.Getenv(childSpool), &usage.SpoolOptions{FlushInterval: time.Millisecond})
 	if err != nil {
