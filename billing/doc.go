@@ -60,6 +60,19 @@
 // again, by whoever is alive. What can't be proved either way is parked and
 // turns [Worker.Check] red; it is never guessed.
 //
+// # Side by side
+//
+// One target has one call under way at most; targets are worked on side by side,
+// and none delays another. Each provider and mode has its own places
+// (WorkerOptions.Concurrency) and its own rate (Caps.MaxPerSecond). A target whose
+// call takes long gives up its place, one with much to send has its turn and
+// goes to the end, one that is refused or fails is left until it is due again, and
+// no pass waits for the calls of the one before. Those whose billing period ends
+// soon come first.
+//
+// A claim that was not used within its lease is not used at all: a process that
+// was stopped for a day must not send what another has settled since.
+//
 // # Stopping
 //
 // Told to stop, both workers end within seconds, whatever the provider and the
