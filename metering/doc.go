@@ -35,6 +35,13 @@
 // A caller that lost an answer may send the call again with the idempotency key
 // of the first time in its _meta, and is charged once; see [MetaIdempotencyKey].
 //
+// # What a tenant sees
+//
+// [Meter.AddUsage] adds a tool and a resource by which an agent sees where its
+// tenant stands, [MetaQuota] tells it with every result, and [AlertOptions] have the
+// tenant told when it has used a part of a limit. Limits may be soft or on trial, see
+// [Mode]; a tenant may have some of its own, see [Plan.With].
+//
 // # Two wrappers
 //
 // [WithMetering] prices a call when its arguments have passed the schema;

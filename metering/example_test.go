@@ -8,6 +8,7 @@ import (
 	"github.com/modelcontextprotocol/go-sdk/mcp"
 
 	"github.com/mcpsaas/mcpsaas/metering"
+	"github.com/mcpsaas/mcpsaas/metering/meteringtest"
 	"github.com/mcpsaas/mcpsaas/metering/usage"
 	"github.com/mcpsaas/mcpsaas/tenancy/tenant"
 )
@@ -84,4 +85,39 @@ func ExampleUnitsOf() {
 	})
 	fmt.Println(units, err)
 	// Output: 3 <nil>
+}
+
+func ExamplePlan_With() {
+	free := metering.DefaultPlans()[tenant.Free]
+	own := []tenant.Limit{
+		{Name: "hour", Units: 500},                                   // instead of 100
+		{Name: "spend", Units: 20_000, Per: "billing", Mode: "soft"}, // tells, and refuses nothing
+	}
+	plan, err := free.With(own, nil)
+	for _, l := range plan.Limits {
+		fmt.Println(l.Name, l.Units)
+	}
+	fmt.Println(err)
+
+	_, err = free.With([]tenant.Limit{{Name: "hours", Units: 500}}, nil)
+	fmt.Println(err)
+	// Output:
+	// hour 500
+	// spend 20000
+	// <nil>
+	// metering: limit "hours": the plan has no limit of this name (it has: hour, attempts); a limit beside the plan's needs a period or a window
+}
+
+func ExampleMeter_AddUsage() {
+	meter, err := metering.New(metering.NewMemory(nil), &meteringtest.Sink{}, &metering.Options{
+		Tools: map[string]metering.Tool{"usage": {Free: true}},
+	})
+	if err != nil {
+		panic(err)
+	}
+	server := mcp.NewServer(&mcp.Implementation{Name: "shop", Version: "v1.0.0"}, nil)
+	server.AddReceivingMiddleware(meter.Middleware())
+	meter.AddUsage(server, nil)
+	fmt.Println(meter.Coverage(context.Background(), server))
+	// Output: <nil>
 }

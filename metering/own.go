@@ -14,8 +14,9 @@ import (
 // maxLimitName bounds what is told of a limit with every call.
 const maxLimitName = 80
 
-// With returns the plan as a tenant with limits of its own has it, and an error
-// that names each of them that can't be. Tools are those of Options.Tools.
+// With returns the plan as a tenant with limits of its own has it, each limit with
+// its name, and an error that names each of them that can't be. Tools are those of
+// Options.Tools.
 //
 // A limit without Per changes the units, and the mode if it has one, of the
 // plan's limit of the same name, as tenants are told it: "hour",
@@ -49,10 +50,10 @@ func (e ownError) Error() string { return fmt.Sprintf("limit %q: %s", e.name, e.
 
 // with does what With does, as far as it can be done.
 func (p Plan) with(own []tenant.Limit, tools map[string]Tool) (Plan, []ownError) {
-	p.Limits = slices.Clone(p.Limits)
+	p.Limits = named(p.Limits)
 	p.Tools = maps.Clone(p.Tools)
 	for tool, limits := range p.Tools {
-		p.Tools[tool] = slices.Clone(limits)
+		p.Tools[tool] = named(limits)
 	}
 	var errs []ownError
 	for _, o := range own {
@@ -62,6 +63,15 @@ func (p Plan) with(own []tenant.Limit, tools map[string]Tool) (Plan, []ownError)
 		}
 	}
 	return p, errs
+}
+
+// named returns a copy of limits in which each has a name.
+func named(limits []Limit) []Limit {
+	limits = slices.Clone(limits)
+	for i, l := range limits {
+		limits[i] = l.withName()
+	}
+	return limits
 }
 
 // override applies one limit.
@@ -162,14 +172,14 @@ func (p *Plan) set(tool string, limits []Limit) {
 // find returns where the limit stands that tenants are told by this name; at is
 // negative if there is none.
 func (p *Plan) find(name string) (tool string, at int) {
-	named := func(prefix string) func(Limit) bool {
-		return func(l Limit) bool { return prefix+l.withName().Name == name }
+	is := func(prefix string) func(Limit) bool {
+		return func(l Limit) bool { return prefix+l.Name == name }
 	}
-	if at := slices.IndexFunc(p.Limits, named("")); at >= 0 {
+	if at := slices.IndexFunc(p.Limits, is("")); at >= 0 {
 		return "", at
 	}
 	for tool, limits := range p.Tools {
-		if at := slices.IndexFunc(limits, named(tool+" ")); at >= 0 {
+		if at := slices.IndexFunc(limits, is(tool+" ")); at >= 0 {
 			return tool, at
 		}
 	}
@@ -180,11 +190,11 @@ func (p *Plan) find(name string) (tool string, at int) {
 func (p *Plan) names() []string {
 	var names []string
 	for _, l := range p.Limits {
-		names = append(names, l.withName().Name)
+		names = append(names, l.Name)
 	}
 	for _, tool := range slices.Sorted(maps.Keys(p.Tools)) {
 		for _, l := range p.Tools[tool] {
-			names = append(names, tool+" "+l.withName().Name)
+			names = append(names, tool+" "+l.Name)
 		}
 	}
 	if attempts, ok := p.attempts(); ok {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"math/rand/v2"
+	"slices"
 	"testing"
 	"time"
 
@@ -73,12 +74,19 @@ func TestPlanWith(t *testing.T) {
 				return
 			}
 			require.NoError(t, err)
-			want := metering.Plan{Limits: plan.Limits, Tools: plan.Tools}
+			want := metering.Plan{Limits: slices.Clone(plan.Limits), Tools: map[string][]metering.Limit{"report": slices.Clone(plan.Tools["report"])}}
 			if test.limits != nil {
 				want.Limits = test.limits
 			}
 			if test.reports != nil {
 				want.Tools = map[string][]metering.Limit{"report": test.reports}
+			}
+			for _, limits := range [][]metering.Limit{want.Limits, want.Tools["report"]} {
+				for i, l := range limits {
+					if l.Name == "" {
+						limits[i].Name = map[time.Duration]string{time.Hour: "hour", 24 * time.Hour: "day", 0: "month"}[l.Window]
+					}
+				}
 			}
 			require.Equal(t, want, got)
 		})

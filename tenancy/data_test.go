@@ -51,6 +51,11 @@ func TestPrepareConfigureProve(t *testing.T) {
 	var value string
 	require.NoError(t, b.db.QueryRow(as(ctx, id), `select value from tenant_config where key = 'alert_threshold'`).Scan(&value))
 	require.Equal(t, "80", value, "what the tenant has set stays")
+	require.NoError(t, data.SetConfig(ctx, id, map[string]string{"alert_threshold": "70", "other": "", "webhook_url": "https://a"}))
+	config, err := data.Config(ctx, id)
+	require.NoError(t, err)
+	require.Equal(t, map[string]string{"alert_threshold": "70", "webhook_url": "https://a"}, config)
+	require.Error(t, data.SetConfig(ctx, id, map[string]string{"": "x"}))
 
 	for _, id := range []tenant.ID{{}, tenancy.Sentinel} {
 		_, err = data.Prepare(ctx, id)

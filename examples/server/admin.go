@@ -51,6 +51,7 @@ type consoleTenant struct {
 	Name      string
 	Plan      tenant.Plan
 	Placement tenancy.Placement
+	Limits    string // of its own
 	Status    tenant.Status
 	Why       string
 }
@@ -95,6 +96,13 @@ func (a *app) consolePage(ctx context.Context) (consolePage, error) {
 	for _, t := range records {
 		row := consoleTenant{ID: t.Tenant, Name: t.Spec.Name, Plan: t.Spec.Plan, Status: t.State}
 		row.Placement, _, _ = a.directory.Placement(t.Tenant)
+		known, _ := a.directory.Lookup(t.Tenant)
+		for i, l := range known.Limits {
+			if i > 0 {
+				row.Limits += ", "
+			}
+			row.Limits += limitText(l)
+		}
 		if t.Failure != nil {
 			row.Why = t.Failure.Step + ": " + string(t.Failure.Class)
 		}

@@ -19,6 +19,7 @@ import (
 	"github.com/mcpsaas/mcpsaas/billing/stripebill"
 	"github.com/mcpsaas/mcpsaas/health"
 	"github.com/mcpsaas/mcpsaas/metering"
+	"github.com/mcpsaas/mcpsaas/metering/alert"
 	"github.com/mcpsaas/mcpsaas/metering/redisquota"
 	"github.com/mcpsaas/mcpsaas/metering/usage"
 	"github.com/mcpsaas/mcpsaas/onboarding"
@@ -141,6 +142,8 @@ type app struct {
 	db      *tenancy.DB
 	redis   *redis.Client
 	limiter *redisquota.Limiter
+	alerts  *redisquota.Alerts
+	sender  *alert.Sender
 	spool   *usage.Spool // nil where usage waits in Redis
 	sink    usageSink
 	meter   *metering.Meter
@@ -208,8 +211,16 @@ func (a *app) buildMetering(context.Context) (err error) {
 	if err != nil {
 		return fmt.Errorf("USAGE_SINK, SPOOL_DIR: %w", err)
 	}
+	if a.alerts, err = redisquota.NewAlerts(a.redis, nil); err != nil {
+		return err
+	}
+	if a.sender, err = newSender(a.config, alert.EndpointsFunc(a.endpoint)); err != nil {
+		return err
+	}
 	a.meter, err = metering.New(a.limiter, a.sink, &metering.Options{
 		Tools:   tools,
+		Plans:   plans,
+		Alerts:  &metering.AlertOptions{Tell: a.tell, Store: a.alerts, OwnPercent: a.ownPercent},
 		Budget:  a.config.budget,
 		Logger:  a.logger,
 		Observe: a.metrics.observe,
@@ -261,8 +272,7 @@ func (a *app) buildMCP(ctx context.Context) error {
 		metering.WithMetering(a.meter, "add_product", s.add))
 	mcp.AddTool(server, &mcp.Tool{Name: "generate_report", Description: "Sums up your catalogue, with progress. Costs 20 units.",
 		Annotations: &mcp.ToolAnnotations{ReadOnlyHint: true}}, metering.WithMetering(a.meter, "generate_report", s.report))
-	mcp.AddTool(server, &mcp.Tool{Name: "usage", Description: "Shows what you have used in this billing period and what is left. Free.",
-		Annotations: &mcp.ToolAnnotations{ReadOnlyHint: true}}, metering.WithMetering(a.meter, "usage", a.usageTool))
+	a.meter.AddUsage(server, &metering.UsageOptions{Totals: a.totals})
 	tool, handler := onboarding.HealthCheckTool(a.db)
 	mcp.AddTool(server, tool, metering.WithMetering(a.meter, tool.Name, handler))
 	if err := a.meter.Coverage(ctx, server); err != nil {
@@ -301,7 +311,7 @@ func (a *app) buildOnboarding(context.Context) error {
 		Archive:     onboarding.Dir(archiveDir(a.config)),
 		Exports:     []onboarding.Exporter{a.data, usageExport{a.ledger}},
 		Erase:       a.eraseRows,
-		Clean:       []onboarding.Action{a.limiter.Forget},
+		Clean:       []onboarding.Action{a.limiter.Forget, a.alerts.Forget},
 	})
 	if err != nil {
 		return err

@@ -5,6 +5,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -34,6 +35,8 @@ type config struct {
 	spoolDir      string
 	archiveDir    string
 	adminToken    string
+	alertNets     string
+	alertAllowed  []netip.Prefix // alertNets, read
 	tellAdmin     bool // adminToken was made at this start, and is printed
 	tenantDBs     string
 	databases     databaseTier // tenantDBs, read
@@ -56,6 +59,9 @@ type config struct {
 	abort     bool
 	purge     bool
 	scopes    string // key create
+	per       string // tenant limit set
+	tool      string
+	mode      string
 
 	severity, sarif, allow string // audit
 	strict                 bool
@@ -86,6 +92,7 @@ func (c *config) settings() []setting {
 		{"spool-dir", "SPOOL_DIR", "", "directory on a local disk for usage that isn't in the database yet", &c.spoolDir},
 		{"archive-dir", "ARCHIVE_DIR", "", "directory for the archives of deprovisioned tenants (default: beside the spool)", &c.archiveDir},
 		{"tenant-databases", "TENANT_DATABASES", "", "databases of tenants that have their own: same-server (made beside DATABASE_URL's), env:PREFIX or file:DIR (empty: there are none; same-server on the dev stack)", &c.tenantDBs},
+		{"alert-networks", "ALERT_NETWORKS", "", "networks that tenants' webhooks may lead to, without TLS too, besides https to the public internet: 10.1.0.0/16,... (empty: none)", &c.alertNets},
 		{"admin-token", "ADMIN_TOKEN", "", "password of the admin listener, user operator (default: a new one at each start)", &c.adminToken},
 	}
 }
@@ -133,6 +140,9 @@ func (c *config) parse(name string, args []string, getenv func(string) string, o
 	fs.BoolVar(&c.dryRun, "dry-run", false, "tenant move: say what would be done and what is in the way, and do nothing")
 	fs.BoolVar(&c.abort, "abort", false, "tenant move: give up the move that was begun")
 	fs.BoolVar(&c.purge, "purge", false, "tenant move: delete what earlier moves have left behind")
+	fs.StringVar(&c.per, "per", "", "tenant limit set: day, month, billing or the length of a window like 24h, for a limit beside those of the plan")
+	fs.StringVar(&c.tool, "tool", "", "tenant limit set: the tool that a limit with -per is for")
+	fs.StringVar(&c.mode, "mode", "", "tenant limit set: hard, soft (tells the tenant and refuses nothing) or shadow (tells the operator)")
 	fs.StringVar(&c.severity, "severity", "warning", "audit: the least severity that makes it fail: note, warning or error")
 	fs.StringVar(&c.sarif, "sarif", "", "audit: write a SARIF log to this file as well")
 	fs.StringVar(&c.allow, "allow", "", "audit: file with the findings that are accepted, as JSON: [{\"rule\", \"object\", \"reason\"}]")
@@ -163,6 +173,13 @@ func (c *config) parse(name string, args []string, getenv func(string) string, o
 	if c.demoJSON != "" {
 		c.demo = true
 	}
+	for _, network := range split(c.alertNets) {
+		p, err := netip.ParsePrefix(network)
+		if err != nil {
+			return nil, fmt.Errorf("ALERT_NETWORKS: %q is no network: want one like 10.1.0.0/16", network)
+		}
+		c.alertAllowed = append(c.alertAllowed, p)
+	}
 	var err error
 	c.databases, err = parseDatabaseTier(c.tenantDBs)
 	return rest, err
@@ -189,7 +206,7 @@ func (c *config) check() error {
 	if c.production {
 		for _, s := range c.settings() {
 			switch s.env {
-			case "STRIPE_API_BASE", "ARCHIVE_DIR", "ADMIN_TOKEN", "ADDR", "ADMIN_ADDR", "TENANT_DATABASES", "REPLICA_DATABASE_URL", "REPORTER_TOKEN":
+			case "STRIPE_API_BASE", "ALERT_NETWORKS", "ARCHIVE_DIR", "ADMIN_TOKEN", "ADDR", "ADMIN_ADDR", "TENANT_DATABASES", "REPLICA_DATABASE_URL", "REPORTER_TOKEN":
 				continue
 			}
 			if s.env == "SPOOL_DIR" && c.usageSink == sinkStream && c.archiveDir != "" {

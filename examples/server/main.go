@@ -81,6 +81,10 @@ func commands() []command {
 		{"tenant export", "ID", "write all that a tenant has to -dir, and read it back", tenantExport},
 		{"tenant import", "ID", "give a tenant without rows what an export in -dir has", tenantImport},
 		{"tenant erase", "ID", "delete the rows of a suspended or deleted tenant, and prove that none is left", tenantErase},
+		{"tenant limit list", "ID", "show the limits of a tenant, and which are its own", limitList},
+		{"tenant limit set", "ID NAME UNITS|unlimited", "give a tenant another limit than its plan, or one more by -per; -tool, -mode", limitSet},
+		{"tenant limit unset", "ID NAME", "take a limit of a tenant's own back", limitUnset},
+		{"tenant webhook", "ID [URL|none|rotate|retire]", "show or set where a tenant is told of its usage; rotate adds a secret, retire drops the old ones", webhookCommand},
 		{"key create", "TENANT [NAME]", "issue an API key and print it once", keyCreate},
 		{"key rotate", "KEY-ID", "issue a successor and let the old key run out", keyRotate},
 		{"key revoke", "KEY-ID", "refuse a key from now on", keyRevoke},
@@ -119,7 +123,7 @@ func pick(args []string) (command, []string, error) {
 	if len(args) == 0 || strings.HasPrefix(args[0], "-") {
 		return all[0], args, nil
 	}
-	for words := min(2, len(args)); words > 0; words-- {
+	for words := min(3, len(args)); words > 0; words-- {
 		name := strings.Join(args[:words], " ")
 		for _, c := range all {
 			if c.name == name {
@@ -129,7 +133,7 @@ func pick(args []string) (command, []string, error) {
 	}
 	var b strings.Builder
 	for _, c := range all {
-		fmt.Fprintf(&b, "\n  %-16s %-14s %s", c.name, c.args, c.short)
+		fmt.Fprintf(&b, "\n  %-18s %-28s %s", c.name, c.args, c.short)
 	}
 	return command{}, nil, usagef("no command %q; there are:%s", args[0], b.String())
 }

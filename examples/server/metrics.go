@@ -20,6 +20,7 @@ type metrics struct {
 	registry *prometheus.Registry
 	calls    *prometheus.HistogramVec
 	units    *prometheus.CounterVec
+	over     *prometheus.CounterVec
 	faults   *prometheus.CounterVec
 }
 
@@ -32,15 +33,21 @@ func newMetrics() *metrics {
 			Buckets: prometheus.ExponentialBuckets(0.001, 2.5, 12),
 		}, []string{"tool", "outcome", "plan", "source"}),
 		units:  prometheus.NewCounterVec(prometheus.CounterOpts{Name: "mcp_units_total", Help: "Units charged."}, []string{"tool", "plan"}),
+		over: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "mcp_over_limit_total", Help: "Calls served that a soft or shadow limit would have refused.",
+		}, []string{"limit", "plan"}),
 		faults: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "mcp_faults_total", Help: "Panics and errors hidden from callers."}, []string{"class"}),
 	}
-	m.registry.MustRegister(m.calls, m.units, m.faults, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	m.registry.MustRegister(m.calls, m.units, m.over, m.faults, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }
 
 func (m *metrics) observe(o metering.Observation) {
 	m.calls.WithLabelValues(o.Tool, string(o.Outcome), string(o.Plan), string(o.Source)).Observe(o.Duration.Seconds())
 	m.units.WithLabelValues(o.Tool, string(o.Plan)).Add(float64(o.Units))
+	if o.Over != "" {
+		m.over.WithLabelValues(o.Over, string(o.Plan)).Inc()
+	}
 }
 
 func (m *metrics) fault(_ context.Context, f mcptenant.Fault) {
@@ -59,6 +66,16 @@ func (a *app) metricsHandler() http.Handler {
 		}
 		return 0
 	}))
+	for state, count := range map[string]func(metering.Stats) int64{
+		"told":   func(s metering.Stats) int64 { return s.AlertsTold },
+		"failed": func(s metering.Stats) int64 { return s.AlertsFailed },
+		"lost":   func(s metering.Stats) int64 { return s.AlertsLost },
+	} {
+		r.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{
+			Name: "mcp_alerts_total", Help: "Alerts of usage that were told, tries that failed, and alerts that were given up.",
+			ConstLabels: prometheus.Labels{"state": state},
+		}, func() float64 { return float64(count(a.meter.Stats())) }))
+	}
 	return promhttp.HandlerFor(r, promhttp.HandlerOpts{})
 }
 

@@ -11,7 +11,7 @@ import (
 )
 
 // offer is a plan as the sign-up page shows it and as the catalog at Stripe
-// has it. What a plan may use stands in metering.DefaultPlans.
+// has it. What a plan may use stands in plans.
 type offer struct {
 	Plan  tenant.Plan
 	Name  string
@@ -27,6 +27,10 @@ var offers = []offer{
 	{tenant.Pro, "Pro", 4900, "0.1", "$49 a month + $0.001 a unit", "10,000 units an hour"},
 	{tenant.Enterprise, "Enterprise", 49900, "0.05", "$499 a month + $0.0005 a unit", "unlimited"},
 }
+
+// plans is what the tenants of each plan may use. Metering's defaults do for a
+// shop; Plan.Without would keep a tool out of one.
+var plans = metering.DefaultPlans()
 
 // tools is what each tool costs.
 var tools = map[string]metering.Tool{

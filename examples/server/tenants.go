@@ -80,6 +80,7 @@ type tenantRow struct {
 	Placement string              `json:"placement"`
 	Epoch     int64               `json:"epoch"`           // counts its moves, from 1
 	Wants     tenancy.Tier        `json:"wants,omitempty"` // where its plan would put a new tenant, if that is elsewhere
+	Limits    []tenant.Limit      `json:"limits,omitempty"`         // of its own
 	Customer  string              `json:"stripe_customer,omitempty"`
 	DeleteAt  time.Time           `json:"delete_at,omitzero"`
 	Holds     map[string]string   `json:"holds,omitempty"`
@@ -89,10 +90,11 @@ type tenantRow struct {
 // row needs a directory that was read.
 func (o *office) row(r onboarding.Record) tenantRow {
 	at, epoch, _ := o.directory.Placement(r.Tenant)
+	t, _ := o.directory.Lookup(r.Tenant)
 	row := tenantRow{
 		ID: r.Tenant, Name: r.Spec.Name, Plan: r.Spec.Plan, Status: r.State, Customer: r.Spec.Customer,
 		Placement: at.String(), Epoch: epoch,
-		DeleteAt: r.Spec.DeleteAt, Holds: r.Spec.Holds, Failure: r.Failure,
+		DeleteAt: r.Spec.DeleteAt, Holds: r.Spec.Holds, Failure: r.Failure, Limits: t.Limits,
 	}
 	if tier := o.databases.tier(r.Spec.Plan); tier != at.Tier && r.State != tenant.Deleted {
 		row.Wants = tier
@@ -201,6 +203,9 @@ func tenantShow(ctx context.Context, env *environment, args []string) error {
 			}
 			if f := out.Failure; f != nil {
 				fmt.Fprintf(env.stdout, "failed at %s (%s): %s\n", f.Step, f.Class, f.Text)
+			}
+			for _, l := range out.Limits {
+				fmt.Fprintf(env.stdout, "limit of its own: %s\n", limitText(l))
 			}
 			fmt.Fprintln(env.stdout, "\nsteps")
 			for _, s := range steps {

@@ -85,10 +85,13 @@ func (s *Sender) control(_, address string, _ syscall.RawConn) error {
 	if err != nil {
 		return fmt.Errorf("%w: no address", ErrRefused)
 	}
+	if slices.ContainsFunc(s.allow, func(p netip.Prefix) bool { return p.Contains(to.Addr()) }) {
+		return nil
+	}
 	if !s.ports[to.Port()] {
 		return fmt.Errorf("%w: port %d", ErrRefused, to.Port())
 	}
-	if ip := to.Addr(); !public(ip) && !slices.ContainsFunc(s.allow, func(p netip.Prefix) bool { return p.Contains(ip) }) {
+	if !public(to.Addr()) {
 		return fmt.Errorf("%w: its address is not one of the public internet", ErrRefused)
 	}
 	return nil
@@ -128,13 +131,12 @@ func (s *Sender) parse(raw string) (*url.URL, error) {
 			return nil, fmt.Errorf("%w: port %q", ErrRefused, p)
 		}
 	}
-	if !s.ports[uint16(port)] {
-		return nil, fmt.Errorf("%w: port %d", ErrRefused, port)
-	}
 	if ip, err := netip.ParseAddr(u.Hostname()); err == nil {
 		if err := s.control("", net.JoinHostPort(ip.String(), strconv.Itoa(int(port))), nil); err != nil {
 			return nil, err
 		}
+	} else if len(s.allow) == 0 && !s.ports[uint16(port)] {
+		return nil, fmt.Errorf("%w: port %d", ErrRefused, port)
 	}
 	return u, nil
 }

@@ -54,8 +54,8 @@ type Options struct {
 	// Ports are those that may be connected to. Defaults to 443.
 	Ports []uint16
 
-	// Allow are networks that are sent to although they are not the public
-	// internet, such as that of receivers of your own. Defaults to none.
+	// Allow are networks that are sent to, on any port, although they are not
+	// the public internet: those of receivers of your own. Defaults to none.
 	Allow []netip.Prefix
 
 	// AllowHTTP lets an endpoint do without TLS: what is sent can then be read

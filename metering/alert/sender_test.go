@@ -9,7 +9,6 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
-	"net/url"
 	"strconv"
 	"strings"
 	"testing"
@@ -51,11 +50,6 @@ func receiver(t *testing.T, opts alert.Options, secrets []string, h http.Handler
 	t.Helper()
 	server := httptest.NewTLSServer(h)
 	t.Cleanup(server.Close)
-	u, err := url.Parse(server.URL)
-	require.NoError(t, err)
-	port, err := strconv.ParseUint(u.Port(), 10, 16)
-	require.NoError(t, err)
-	opts.Ports = []uint16{uint16(port)}
 	opts.Allow = []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}
 	s, err := alert.NewSender(alert.EndpointsFunc(func(context.Context, tenant.ID) (alert.Endpoint, error) {
 		return alert.Endpoint{URL: server.URL + "/hook?token=t0p", Secrets: secrets}, nil
