@@ -22,6 +22,9 @@ func emulatorCommand(ctx context.Context, env *environment, args []string) error
 	state := fs.String("state", "", "file that keeps everything across restarts")
 	secretKey := fs.String("secret-key", "", "key that clients authenticate with (default: a new one, or that of -state)")
 	webhookSecret := fs.String("webhook-secret", "", "secret that webhooks are signed with (default: likewise)")
+	version := fs.String("api-version", "", "API version of webhooks, and of requests that name none (default 2023-10-16)")
+	thin := fs.Bool("thin", false, "send thin webhooks")
+	lag := fs.Duration("summary-lag", 0, "how long totals don't show what was reported")
 	asJSON := fs.Bool("json", false, "print JSON")
 	verbose := fs.Bool("v", false, "log requests and deliveries")
 	if err := fs.Parse(args); err != nil {
@@ -37,6 +40,7 @@ func emulatorCommand(ctx context.Context, env *environment, args []string) error
 	logger := slog.New(slog.NewTextHandler(env.stderr, &slog.HandlerOptions{Level: level}))
 	emulator, err := stripetest.New(&stripetest.Options{
 		SecretKey: *secretKey, WebhookSecret: *webhookSecret, WebhookURL: *webhook, StateFile: *state, Logger: logger,
+		APIVersion: *version, ThinWebhooks: *thin, SummaryLag: *lag,
 	})
 	if err != nil {
 		return err
