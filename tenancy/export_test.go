@@ -34,3 +34,6 @@ func (m *Mover) SetStep(step func(string)) { m.step = step }
 
 // UsePatience says how long a call looks for rows that are nowhere.
 func (db *DB) UsePatience(d time.Duration) { db.patience = d }
+
+// ForgetRoles makes the next check of the role read the catalog.
+func (db *DB) ForgetRoles() { db.roles.digest.Store(nil) }
