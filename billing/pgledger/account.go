@@ -8,6 +8,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/mcpsaas/mcpsaas/billing"
+	"github.com/mcpsaas/mcpsaas/internal/pgredact"
 	"github.com/mcpsaas/mcpsaas/tenancy/tenant"
 )
 
@@ -55,7 +56,7 @@ func found(what string, err error) error {
 		return ErrNotFound
 	}
 	if err != nil {
-		return fmt.Errorf("pgledger: read %s: %w", what, err)
+		return fmt.Errorf("pgledger: read %s: %w", what, pgredact.Error(err))
 	}
 	return nil
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/jackc/pgx/v5/pgtype"
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"github.com/mcpsaas/mcpsaas/internal/pgredact"
 	"github.com/mcpsaas/mcpsaas/metering/usage"
 	"github.com/mcpsaas/mcpsaas/tenancy/tenant"
 )
@@ -68,7 +69,7 @@ func (l *Ledger) Append(ctx context.Context, events []usage.Event) (added int, e
 	}
 	c, tenants, err := columnsOf(events)
 	if err != nil {
-		return 0, fmt.Errorf("pgledger: append events: %w", err)
+		return 0, fmt.Errorf("pgledger: append events: %w", pgredact.Error(err))
 	}
 	now := l.now()
 	args := []argument{
@@ -93,7 +94,7 @@ func (l *Ledger) Append(ctx context.Context, events []usage.Event) (added int, e
 		return results.Close()
 	})
 	if err != nil {
-		return 0, fmt.Errorf("pgledger: append %d events: %w", len(events), err)
+		return 0, fmt.Errorf("pgledger: append %d events: %w", len(events), pgredact.Error(err))
 	}
 	return added, nil
 }

@@ -9,6 +9,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/mcpsaas/mcpsaas/billing"
+	"github.com/mcpsaas/mcpsaas/internal/pgredact"
 	"github.com/mcpsaas/mcpsaas/tenancy/tenant"
 )
 
@@ -33,7 +34,7 @@ order by case when b.period_end < $2 then b.period_end end nulls last, b.sealed_
 func (l *Ledger) Open(ctx context.Context, id tenant.ID, soon time.Time) ([]billing.OpenTarget, error) {
 	rows, err := l.pool.Query(ctx, openSQL, id, soon)
 	if err != nil {
-		return nil, fmt.Errorf("pgledger: list open batches: %w", err)
+		return nil, fmt.Errorf("pgledger: list open batches: %w", pgredact.Error(err))
 	}
 	targets, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (o billing.OpenTarget, err error) {
 		t := &o.Target
@@ -41,7 +42,7 @@ func (l *Ledger) Open(ctx context.Context, id tenant.ID, soon time.Time) ([]bill
 		return o, err
 	})
 	if err != nil {
-		return nil, fmt.Errorf("pgledger: list open batches: %w", err)
+		return nil, fmt.Errorf("pgledger: list open batches: %w", pgredact.Error(err))
 	}
 	return targets, nil
 }
@@ -136,7 +137,7 @@ func (l *Ledger) Claim(ctx context.Context, target int64, now time.Time, lease t
 		return nil
 	})
 	if err != nil {
-		return nil, fmt.Errorf("pgledger: claim batch: %w", err)
+		return nil, fmt.Errorf("pgledger: claim batch: %w", pgredact.Error(err))
 	}
 	return claim, nil
 }

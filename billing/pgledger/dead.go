@@ -7,6 +7,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/mcpsaas/mcpsaas/internal/pgredact"
 	"github.com/mcpsaas/mcpsaas/tenancy/tenant"
 )
 
@@ -34,7 +35,7 @@ order by received_at, id limit $1`
 func (l *Ledger) DeadNotices(ctx context.Context, limit int) ([]DeadNotice, error) {
 	rows, err := l.pool.Query(ctx, deadNoticesSQL, limit)
 	if err != nil {
-		return nil, fmt.Errorf("pgledger: list dead notices: %w", err)
+		return nil, fmt.Errorf("pgledger: list dead notices: %w", pgredact.Error(err))
 	}
 	notices, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (n DeadNotice, err error) {
 		err = row.Scan(&n.ID, &n.Type, &n.ObjectID, &n.Customer, &n.Tenant, &n.ReceivedAt, &n.GivenUpAt, &n.Attempts, &n.Reason)
@@ -42,7 +43,7 @@ func (l *Ledger) DeadNotices(ctx context.Context, limit int) ([]DeadNotice, erro
 		return n, err
 	})
 	if err != nil {
-		return nil, fmt.Errorf("pgledger: list dead notices: %w", err)
+		return nil, fmt.Errorf("pgledger: list dead notices: %w", pgredact.Error(err))
 	}
 	return notices, nil
 }

@@ -14,6 +14,7 @@ import (
 
 	"github.com/mcpsaas/mcpsaas/billing"
 	"github.com/mcpsaas/mcpsaas/internal/pgmigrate"
+	"github.com/mcpsaas/mcpsaas/internal/pgredact"
 	"github.com/mcpsaas/mcpsaas/metering/usage"
 	"github.com/mcpsaas/mcpsaas/tenancy/tenant"
 )
@@ -27,7 +28,7 @@ var migrations embed.FS
 // role access to the tables.
 func Migrate(ctx context.Context, conn *pgx.Conn) error {
 	if err := pgmigrate.Run(ctx, conn, "pgledger", migrations); err != nil {
-		return fmt.Errorf("pgledger: migrate: %w", err)
+		return fmt.Errorf("pgledger: migrate: %w", pgredact.Error(err))
 	}
 	return nil
 }

@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+
+	"github.com/mcpsaas/mcpsaas/internal/pgredact"
 )
 
 const (
@@ -80,7 +82,7 @@ func (l *Ledger) keepMonths(ctx context.Context) error {
 		month := time.Date(now.Year(), now.Month()+time.Month(i), 1, 0, 0, 0, 0, time.UTC)
 		var did string
 		if err := l.pool.QueryRow(ctx, makeMonthSQL, month).Scan(&did); err != nil {
-			errs = append(errs, fmt.Errorf("make partition of %s: %w", month.Format("2006-01"), err))
+			errs = append(errs, fmt.Errorf("make partition of %s: %w", month.Format("2006-01"), pgredact.Error(err)))
 		} else if did == "crowded" {
 			errs = append(errs, fmt.Errorf("make partition of %s: usage_events_rest holds too many events", month.Format("2006-01")))
 		}
@@ -95,17 +97,17 @@ func (l *Ledger) keepMonths(ctx context.Context) error {
 func (l *Ledger) retire(ctx context.Context, cutoff time.Time) error {
 	rows, err := l.pool.Query(ctx, oldMonthsSQL, cutoff)
 	if err != nil {
-		return fmt.Errorf("list old partitions: %w", err)
+		return fmt.Errorf("list old partitions: %w", pgredact.Error(err))
 	}
 	names, err := pgx.CollectRows(rows, pgx.RowTo[string])
 	if err != nil {
-		return fmt.Errorf("list old partitions: %w", err)
+		return fmt.Errorf("list old partitions: %w", pgredact.Error(err))
 	}
 	var errs []error
 	for _, name := range names {
 		var did string
 		if err := l.pool.QueryRow(ctx, dropMonthSQL, name, cutoff).Scan(&did); err != nil {
-			errs = append(errs, fmt.Errorf("drop partition %s: %w", name, err))
+			errs = append(errs, fmt.Errorf("drop partition %s: %w", name, pgredact.Error(err)))
 			continue
 		}
 		switch did {
@@ -118,7 +120,7 @@ func (l *Ledger) retire(ctx context.Context, cutoff time.Time) error {
 	for {
 		tag, err := l.pool.Exec(ctx, trimRestSQL, cutoff, trimEvents)
 		if err != nil {
-			errs = append(errs, fmt.Errorf("delete old events of usage_events_rest: %w", err))
+			errs = append(errs, fmt.Errorf("delete old events of usage_events_rest: %w", pgredact.Error(err)))
 		}
 		if tag.RowsAffected() < trimEvents {
 			return errors.Join(errs...)
@@ -136,7 +138,7 @@ func (l *Ledger) Check(ctx context.Context) error {
 	var rest, ahead int
 	err := l.pool.QueryRow(ctx, eventsCheckSQL, now.Add(7*24*time.Hour), now.Add(-24*time.Hour)).Scan(&covered, &rest, &ahead)
 	if err != nil {
-		return fmt.Errorf("pgledger: check events: %w", err)
+		return fmt.Errorf("pgledger: check events: %w", pgredact.Error(err))
 	}
 	var errs []error
 	if !covered {

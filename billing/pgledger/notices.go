@@ -10,6 +10,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/mcpsaas/mcpsaas/billing"
+	"github.com/mcpsaas/mcpsaas/internal/pgredact"
 )
 
 // acceptSQL also notes that a webhook has come after all for what was pulled.
@@ -40,7 +41,7 @@ func (l *Ledger) Accept(ctx context.Context, n billing.Notice) (fresh bool, err 
 	err = l.pool.QueryRow(ctx, acceptSQL, n.ID, clean(n.Type), n.Created, clean(n.ObjectID), clean(n.Customer),
 		clean(n.APIVersion), n.Live, payload, at, via).Scan(&fresh)
 	if err != nil && !errors.Is(err, pgx.ErrNoRows) { // there before
-		return false, fmt.Errorf("pgledger: accept notice %s: %w", n.ID, err)
+		return false, fmt.Errorf("pgledger: accept notice %s: %w", n.ID, pgredact.Error(err))
 	}
 	return fresh, nil
 }
@@ -52,7 +53,7 @@ select (select at from mcpsaas.billing_signals where name = $1), (select at from
 func (l *Ledger) LastPulls(ctx context.Context) (p billing.Pulls, err error) {
 	err = l.pool.QueryRow(ctx, pullsSQL, signalPulled, signalPulledAll).Scan(timeOrZero{&p.Undelivered}, timeOrZero{&p.All})
 	if err != nil {
-		return p, fmt.Errorf("pgledger: read the last pulls: %w", err)
+		return p, fmt.Errorf("pgledger: read the last pulls: %w", pgredact.Error(err))
 	}
 	return p, nil
 }
@@ -65,7 +66,7 @@ func (l *Ledger) SavePull(ctx context.Context, began time.Time, all bool) error 
 		batch.Queue(signalSQL, signalPulledAll, began)
 	}
 	if err := l.pool.SendBatch(ctx, &batch).Close(); err != nil {
-		return fmt.Errorf("pgledger: record a pull: %w", err)
+		return fmt.Errorf("pgledger: record a pull: %w", pgredact.Error(err))
 	}
 	return nil
 }
@@ -103,7 +104,7 @@ func (l *Ledger) NextNotice(ctx context.Context, now time.Time, lease time.Durat
 			continue
 		}
 		if err != nil {
-			return nil, fmt.Errorf("pgledger: claim notice: %w", err)
+			return nil, fmt.Errorf("pgledger: claim notice: %w", pgredact.Error(err))
 		}
 		return &c, nil
 	}
@@ -125,7 +126,7 @@ func (l *Ledger) FinishNotice(ctx context.Context, c billing.NoticeClaim, now ti
 		err = billing.ErrFenced
 	}
 	if err != nil {
-		return fmt.Errorf("pgledger: finish notice %s: %w", c.ID, err)
+		return fmt.Errorf("pgledger: finish notice %s: %w", c.ID, pgredact.Error(err))
 	}
 	return nil
 }

@@ -9,6 +9,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/mcpsaas/mcpsaas/billing"
+	"github.com/mcpsaas/mcpsaas/internal/pgredact"
 	"github.com/mcpsaas/mcpsaas/tenancy/tenant"
 )
 
@@ -42,7 +43,7 @@ where target_id = $1 and first_sent_at is not null and `
 func (l *Ledger) BeginReconcile(ctx context.Context, now, since time.Time) (bool, error) {
 	tag, err := l.pool.Exec(ctx, beginReconcileSQL, now, since)
 	if err != nil {
-		return false, fmt.Errorf("pgledger: begin to reconcile: %w", err)
+		return false, fmt.Errorf("pgledger: begin to reconcile: %w", pgredact.Error(err))
 	}
 	return tag.RowsAffected() == 1, nil
 }
@@ -50,7 +51,7 @@ func (l *Ledger) BeginReconcile(ctx context.Context, now, since time.Time) (bool
 // EndReconcile implements [billing.Ledger].
 func (l *Ledger) EndReconcile(ctx context.Context, now time.Time) error {
 	if _, err := l.pool.Exec(ctx, signalSQL, signalReconciled, now); err != nil {
-		return fmt.Errorf("pgledger: end to reconcile: %w", err)
+		return fmt.Errorf("pgledger: end to reconcile: %w", pgredact.Error(err))
 	}
 	return nil
 }
@@ -59,7 +60,7 @@ func (l *Ledger) EndReconcile(ctx context.Context, now time.Time) error {
 func (l *Ledger) Spans(ctx context.Context, now time.Time, caps func(billing.Target) billing.Caps) ([]billing.Span, error) {
 	rows, err := l.pool.Query(ctx, spansToCompareSQL, now.Add(-compareFor), now)
 	if err != nil {
-		return nil, fmt.Errorf("pgledger: list spans: %w", err)
+		return nil, fmt.Errorf("pgledger: list spans: %w", pgredact.Error(err))
 	}
 	var spans []billing.Span
 	var s billing.Span
@@ -79,7 +80,7 @@ func (l *Ledger) Spans(ctx context.Context, now time.Time, caps func(billing.Tar
 		return nil
 	})
 	if err != nil {
-		return nil, fmt.Errorf("pgledger: list spans: %w", err)
+		return nil, fmt.Errorf("pgledger: list spans: %w", pgredact.Error(err))
 	}
 	return spans, nil
 }
@@ -91,7 +92,7 @@ func (l *Ledger) Sum(ctx context.Context, s billing.Span, fresh time.Time) (sum 
 		sql, args = periodSumSQL, args[:3]
 	}
 	if err := l.pool.QueryRow(ctx, sql, args...).Scan(&sum.Confirmed, &sum.Fresh, &sum.Doubt); err != nil {
-		return sum, fmt.Errorf("pgledger: sum batches: %w", err)
+		return sum, fmt.Errorf("pgledger: sum batches: %w", pgredact.Error(err))
 	}
 	return sum, nil
 }
@@ -138,7 +139,7 @@ func (l *Ledger) SaveDrifts(ctx context.Context, s billing.Span, now time.Time, 
 		batch.Queue(driftSQL, s.Target.Tenant, s.TargetID, d.From, d.To, d.Confirmed, d.Provider, d.Units, now)
 	}
 	if err := l.pool.SendBatch(ctx, &batch).Close(); err != nil {
-		return fmt.Errorf("pgledger: save drifts: %w", err)
+		return fmt.Errorf("pgledger: save drifts: %w", pgredact.Error(err))
 	}
 	return nil
 }
@@ -149,7 +150,7 @@ func (l *Ledger) SaveDrifts(ctx context.Context, s billing.Span, now time.Time, 
 func (l *Ledger) Drifts(ctx context.Context, id tenant.ID) ([]billing.Drift, error) {
 	rows, err := l.pool.Query(ctx, driftsSQL, id)
 	if err != nil {
-		return nil, fmt.Errorf("pgledger: list drifts: %w", err)
+		return nil, fmt.Errorf("pgledger: list drifts: %w", pgredact.Error(err))
 	}
 	drifts, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (d billing.Drift, err error) {
 		t := &d.Target
@@ -158,7 +159,7 @@ func (l *Ledger) Drifts(ctx context.Context, id tenant.ID) ([]billing.Drift, err
 		return d, err
 	})
 	if err != nil {
-		return nil, fmt.Errorf("pgledger: list drifts: %w", err)
+		return nil, fmt.Errorf("pgledger: list drifts: %w", pgredact.Error(err))
 	}
 	return drifts, nil
 }
@@ -172,14 +173,14 @@ func (l *Ledger) AcceptDrift(ctx context.Context, drift int64, actor, reason str
 	}
 	tag, err := l.pool.Exec(ctx, acceptDriftSQL, drift, l.now(), clean(actor), clean(reason))
 	if err != nil {
-		return fmt.Errorf("pgledger: accept drift: %w", err)
+		return fmt.Errorf("pgledger: accept drift: %w", pgredact.Error(err))
 	}
 	if tag.RowsAffected() > 0 {
 		return nil
 	}
 	var exists bool
 	if err := l.pool.QueryRow(ctx, driftExistsSQL, drift).Scan(&exists); err != nil {
-		return fmt.Errorf("pgledger: accept drift: %w", err)
+		return fmt.Errorf("pgledger: accept drift: %w", pgredact.Error(err))
 	}
 	if !exists {
 		return ErrNotFound

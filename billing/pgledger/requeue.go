@@ -8,6 +8,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/mcpsaas/mcpsaas/billing"
+	"github.com/mcpsaas/mcpsaas/internal/pgredact"
 )
 
 // A batch that was sent goes back as unknown, so that it is looked up before
@@ -30,25 +31,26 @@ func (l *Ledger) Requeue(ctx context.Context, batch, actor, reason string) error
 		return errors.New("pgledger: requeue batch: actor is empty")
 	}
 	now := l.now()
-	return pgx.BeginFunc(ctx, l.pool, func(tx pgx.Tx) error {
+	err := pgx.BeginFunc(ctx, l.pool, func(tx pgx.Tx) error {
 		var state billing.State
 		var attempt int
 		err := tx.QueryRow(ctx, requeueSQL, batch, now).Scan(&state, &attempt)
 		if errors.Is(err, pgx.ErrNoRows) {
 			var exists bool
-			if err := tx.QueryRow(ctx, batchExistsSQL, batch).Scan(&exists); err != nil {
-				return fmt.Errorf("pgledger: requeue batch: %w", err)
+			if err := tx.QueryRow(ctx, batchExistsSQL, batch).Scan(&exists); err != nil || exists {
+				return err
 			}
-			if !exists {
-				return ErrNotFound
-			}
-			return nil
+			return ErrNotFound
 		}
 		if err != nil {
-			return fmt.Errorf("pgledger: requeue batch: %w", err)
+			return err
 		}
 		return logBatch(ctx, tx, batch, now, attempt, state, actor, "", reason)
 	})
+	if err != nil && err != ErrNotFound {
+		return fmt.Errorf("pgledger: requeue batch: %w", pgredact.Error(err))
+	}
+	return err
 }
 
 const requeueNoticeSQL = `
@@ -63,14 +65,14 @@ const noticeExistsSQL = `select exists (select from mcpsaas.billing_notices wher
 func (l *Ledger) RequeueNotice(ctx context.Context, id string) error {
 	tag, err := l.pool.Exec(ctx, requeueNoticeSQL, id, l.now())
 	if err != nil {
-		return fmt.Errorf("pgledger: requeue notice: %w", err)
+		return fmt.Errorf("pgledger: requeue notice: %w", pgredact.Error(err))
 	}
 	if tag.RowsAffected() > 0 {
 		return nil
 	}
 	var exists bool
 	if err := l.pool.QueryRow(ctx, noticeExistsSQL, id).Scan(&exists); err != nil {
-		return fmt.Errorf("pgledger: requeue notice: %w", err)
+		return fmt.Errorf("pgledger: requeue notice: %w", pgredact.Error(err))
 	}
 	if !exists {
 		return ErrNotFound

@@ -10,6 +10,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/mcpsaas/mcpsaas/billing"
+	"github.com/mcpsaas/mcpsaas/internal/pgredact"
 	"github.com/mcpsaas/mcpsaas/tenancy/tenant"
 )
 
@@ -84,7 +85,7 @@ func (l *Ledger) Save(ctx context.Context, now time.Time, n billing.Notice, c bi
 		return saveSubscription(ctx, tx, now, n, c)
 	})
 	if err != nil {
-		return c, fmt.Errorf("pgledger: save change: %w", err)
+		return c, fmt.Errorf("pgledger: save change: %w", pgredact.Error(err))
 	}
 	for i := range targetsOf(c) {
 		c.Subscription.Targets[i].Tenant = c.Tenant

@@ -11,6 +11,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/mcpsaas/mcpsaas/billing"
+	"github.com/mcpsaas/mcpsaas/internal/pgredact"
 	"github.com/mcpsaas/mcpsaas/tenancy/tenant"
 )
 
@@ -42,7 +43,7 @@ func (l *Ledger) Backlog(ctx context.Context, now, soon time.Time) (b billing.Ba
 	})
 	batch.Queue(nextCloseSQL, now).QueryRow(func(row pgx.Row) error { return row.Scan(timeOrZero{&b.NextClose}) })
 	if err := l.pool.SendBatch(ctx, &batch).Close(); err != nil {
-		return billing.Backlog{}, fmt.Errorf("pgledger: list usage to seal: %w", err)
+		return billing.Backlog{}, fmt.Errorf("pgledger: list usage to seal: %w", pgredact.Error(err))
 	}
 	return b, nil
 }
@@ -67,7 +68,7 @@ func (l *Ledger) Seal(ctx context.Context, id tenant.ID, now time.Time, caps fun
 			n, err = 0, nil // rolled back: the events wait for a later call
 		}
 		if err != nil {
-			return sealed, fmt.Errorf("pgledger: seal usage of tenant %s: %w", id, err)
+			return sealed, fmt.Errorf("pgledger: seal usage of tenant %s: %w", id, pgredact.Error(err))
 		}
 		sealed += n
 		if from.IsZero() {

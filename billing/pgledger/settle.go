@@ -8,6 +8,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/mcpsaas/mcpsaas/billing"
+	"github.com/mcpsaas/mcpsaas/internal/pgredact"
 )
 
 // settleSQL is guarded by the attempt: the fence.
@@ -56,7 +57,7 @@ func (l *Ledger) Settle(ctx context.Context, c billing.Claim, now time.Time, v b
 		err = l.signal(ctx, now, v)
 	}
 	if err != nil {
-		return fmt.Errorf("pgledger: settle batch %s: %w", c.ID, err)
+		return fmt.Errorf("pgledger: settle batch %s: %w", c.ID, pgredact.Error(err))
 	}
 	return nil
 }

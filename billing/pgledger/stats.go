@@ -8,6 +8,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/mcpsaas/mcpsaas/billing"
+	"github.com/mcpsaas/mcpsaas/internal/pgredact"
 	"github.com/mcpsaas/mcpsaas/tenancy/tenant"
 )
 
@@ -113,7 +114,7 @@ func (l *Ledger) Stats(ctx context.Context, id tenant.ID) (s billing.Stats, err 
 			timeOrZero{&s.LastPull}, timeOrZero{&s.LastNotice}, timeOrZero{&s.Unheard}, timeOrZero{&s.OldestNotice}, &s.PendingNotices, &s.DeadNotices)
 	})
 	if err := l.pool.SendBatch(ctx, &batch).Close(); err != nil {
-		return billing.Stats{}, fmt.Errorf("pgledger: read the health of billing: %w", err)
+		return billing.Stats{}, fmt.Errorf("pgledger: read the health of billing: %w", pgredact.Error(err))
 	}
 	return s, nil
 }

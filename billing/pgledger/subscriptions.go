@@ -6,6 +6,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/mcpsaas/mcpsaas/internal/pgredact"
 	"github.com/mcpsaas/mcpsaas/tenancy/tenant"
 )
 
@@ -19,11 +20,11 @@ order by id`
 func (l *Ledger) Subscriptions(ctx context.Context, id tenant.ID) ([]string, error) {
 	rows, err := l.pool.Query(ctx, subscriptionsSQL, id)
 	if err != nil {
-		return nil, fmt.Errorf("pgledger: read subscriptions of tenant %s: %w", id, err)
+		return nil, fmt.Errorf("pgledger: read subscriptions of tenant %s: %w", id, pgredact.Error(err))
 	}
 	ids, err := pgx.CollectRows(rows, pgx.RowTo[string])
 	if err != nil {
-		return nil, fmt.Errorf("pgledger: read subscriptions of tenant %s: %w", id, err)
+		return nil, fmt.Errorf("pgledger: read subscriptions of tenant %s: %w", id, pgredact.Error(err))
 	}
 	return ids, nil
 }

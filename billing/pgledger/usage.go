@@ -8,6 +8,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/mcpsaas/mcpsaas/internal/pgredact"
 	"github.com/mcpsaas/mcpsaas/metering/usage"
 	"github.com/mcpsaas/mcpsaas/tenancy/tenant"
 )
@@ -52,7 +53,7 @@ func (l *Ledger) Usage(ctx context.Context, id tenant.ID, from, to time.Time) ([
 	}
 	rows, err := l.pool.Query(ctx, usageSQL, id, from, to, first, last)
 	if err != nil {
-		return nil, fmt.Errorf("pgledger: read usage of tenant %s: %w", id, err)
+		return nil, fmt.Errorf("pgledger: read usage of tenant %s: %w", id, pgredact.Error(err))
 	}
 	tools, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (u ToolUsage, err error) {
 		err = row.Scan(&u.Tool, &u.Units, &u.Calls, &u.OK, &u.Denied)
@@ -60,7 +61,7 @@ func (l *Ledger) Usage(ctx context.Context, id tenant.ID, from, to time.Time) ([
 		return u, err
 	})
 	if err != nil {
-		return nil, fmt.Errorf("pgledger: read usage of tenant %s: %w", id, err)
+		return nil, fmt.Errorf("pgledger: read usage of tenant %s: %w", id, pgredact.Error(err))
 	}
 	return tools, nil
 }
@@ -84,7 +85,7 @@ func (l *Ledger) Events(ctx context.Context, id tenant.ID) iter.Seq2[usage.Event
 		for {
 			page, err := l.eventsAfter(ctx, id, after, last)
 			if err != nil {
-				yield(usage.Event{}, fmt.Errorf("pgledger: read events of tenant %s: %w", id, err))
+				yield(usage.Event{}, fmt.Errorf("pgledger: read events of tenant %s: %w", id, pgredact.Error(err)))
 				return
 			}
 			for _, e := range page {

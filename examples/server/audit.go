@@ -58,7 +58,7 @@ func auditCommand(ctx context.Context, env *environment, args []string) error {
 	}
 	conn, err := pgx.Connect(ctx, c.databaseURL)
 	if err != nil {
-		return fmt.Errorf("DATABASE_URL: %w", err)
+		return fmt.Errorf("DATABASE_URL: %w", pgredact.Error(err))
 	}
 	defer conn.Close(context.WithoutCancel(ctx))
 	report, err := tenancy.Audit(ctx, conn, &opts)

@@ -157,6 +157,28 @@ func TestBadArguments(t *testing.T) {
 	}
 }
 
+// TestUnreachableDatabase: no command shows the address of a database that it can't
+// reach, or whose address it can't read.
+func TestUnreachableDatabase(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	id := tenant.NewID().String()
+	for _, port := range []string{"1", "port"} {
+		w.env["DATABASE_URL"] = "postgres://hidden_user:s3cr3t@127.0.0.1:" + port + "/hidden_database"
+		for _, command := range [][]string{
+			{"migrate"}, {"audit"}, {"tenant", "list"}, {"tenant", "show", id}, {"tenant", "create", "pro"}, {"tenant", "suspend", id},
+			{"tenant", "move", id, "-to", "schema"}, {"tenant", "export", id, "-dir", t.TempDir()}, {"tenant", "erase", id},
+			{"key", "create", id}, {"billing", "status"}, {"billing", "status", id},
+		} {
+			_, err := w.command(command...)
+			require.Error(t, err, command)
+			for _, secret := range []string{"hidden_user", "s3cr3t", "127.0.0.1", "hidden_database"} {
+				require.NotContains(t, err.Error(), secret, command)
+			}
+		}
+	}
+}
+
 // TestDemoAgain starts the demo after one of its tenants has been deleted, and
 // another suspended: the first has a successor, the second stays as it is.
 func TestDemoAgain(t *testing.T) {

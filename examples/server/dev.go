@@ -21,6 +21,7 @@ import (
 
 	"github.com/mcpsaas/mcpsaas/billing/stripebill/stripetest"
 	"github.com/mcpsaas/mcpsaas/internal/devstack"
+	"github.com/mcpsaas/mcpsaas/internal/pgredact"
 	"github.com/mcpsaas/mcpsaas/tenancy"
 )
 
@@ -171,7 +172,7 @@ func appURL(ctx context.Context, c *config) (string, error) {
 	}
 	conn, err := pgx.Connect(ctx, c.databaseURL)
 	if err != nil {
-		return "", fmt.Errorf("DATABASE_URL: %w", err)
+		return "", fmt.Errorf("DATABASE_URL: %w", pgredact.Error(err))
 	}
 	defer conn.Close(context.WithoutCancel(ctx))
 	if err := tenancy.Migrate(ctx, conn); err != nil { // makes the role

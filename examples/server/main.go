@@ -18,7 +18,10 @@ import (
 	"strings"
 	"syscall"
 
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/modelcontextprotocol/go-sdk/mcp"
+
+	"github.com/mcpsaas/mcpsaas/internal/pgredact"
 )
 
 func main() {
@@ -113,7 +116,11 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 		}
 		return fmt.Errorf("%w: %w", errUsage, err)
 	}
-	return cmd.run(ctx, &environment{config: c, getenv: getenv, stdout: stdout, stderr: stderr}, rest)
+	err = cmd.run(ctx, &environment{config: c, getenv: getenv, stdout: stdout, stderr: stderr}, rest)
+	if _, connecting := errors.AsType[*pgconn.ConnectError](err); connecting {
+		return pgredact.Error(err) // the driver names the address
+	}
+	return err
 }
 
 // pick finds the command that args start with: the longest name wins, none is

@@ -12,6 +12,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/mcpsaas/mcpsaas/billing/pgledger"
+	"github.com/mcpsaas/mcpsaas/internal/pgredact"
 	"github.com/mcpsaas/mcpsaas/onboarding/pgstate"
 	"github.com/mcpsaas/mcpsaas/tenancy"
 	"github.com/mcpsaas/mcpsaas/tenancy/apikey"
@@ -61,7 +62,7 @@ func migrateToServe(ctx context.Context, c *config, logger *slog.Logger) error {
 func migrateLibrary(ctx context.Context, databaseURL string) error {
 	conn, err := pgx.Connect(ctx, databaseURL)
 	if err != nil {
-		return fmt.Errorf("DATABASE_URL: %w", err)
+		return fmt.Errorf("DATABASE_URL: %w", pgredact.Error(err))
 	}
 	defer conn.Close(context.WithoutCancel(ctx))
 	for _, m := range []func(context.Context, *pgx.Conn) error{
@@ -78,7 +79,7 @@ func migrateLibrary(ctx context.Context, databaseURL string) error {
 func checkMigrated(ctx context.Context, databaseURL string) error {
 	conn, err := pgx.Connect(ctx, databaseURL)
 	if err != nil {
-		return fmt.Errorf("DATABASE_URL: %w", err)
+		return fmt.Errorf("DATABASE_URL: %w", pgredact.Error(err))
 	}
 	defer conn.Close(context.WithoutCancel(ctx))
 	var missing []string

@@ -10,6 +10,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
+	"github.com/mcpsaas/mcpsaas/internal/pgredact"
 	"github.com/mcpsaas/mcpsaas/tenancy"
 	"github.com/mcpsaas/mcpsaas/tenancy/tenant"
 )
@@ -98,7 +99,7 @@ func (o *office) placement(ctx context.Context, id tenant.ID) (tenancy.Placement
 		r, err = tenancy.LockTenant(ctx, tx, id)
 		return err
 	})
-	return r.Placement, err
+	return r.Placement, pgredact.Error(err)
 }
 
 // makeDatabase makes the tenant's own database, empty, if the server is who makes
@@ -176,7 +177,7 @@ func (o *office) dropAllUnused(ctx context.Context) error {
 	prefix = strings.TrimSuffix(prefix, databaseRef(tenant.ID{}))
 	rows, err := o.control.Query(ctx, allUnusedSQL, prefix)
 	if err != nil {
-		return err
+		return pgredact.Error(err)
 	}
 	ids, err := pgx.CollectRows(rows, pgx.RowTo[tenant.ID])
 	for _, id := range ids {
@@ -197,7 +198,7 @@ func (o *office) dropDatabase(ctx context.Context, id tenant.ID, may func(pgx.Tx
 	if err != nil {
 		return err
 	}
-	return pgx.BeginFunc(ctx, o.control, func(tx pgx.Tx) error {
+	err = pgx.BeginFunc(ctx, o.control, func(tx pgx.Tx) error {
 		if _, err := tenancy.LockTenant(ctx, tx, id); err != nil {
 			return err
 		}
@@ -210,6 +211,7 @@ func (o *office) dropDatabase(ctx context.Context, id tenant.ID, may func(pgx.Tx
 		}
 		return o.asOwner(ctx, func(conn *pgx.Conn) error { return o.drop(ctx, conn, name) })
 	})
+	return pgredact.Error(err)
 }
 
 func (o *office) drop(ctx context.Context, conn *pgx.Conn, name string) error {
@@ -225,7 +227,7 @@ func (o *office) drop(ctx context.Context, conn *pgx.Conn, name string) error {
 	if o.appURL != "" {
 		app, err := pgx.Connect(ctx, o.appURL)
 		if err != nil {
-			return fmt.Errorf("APP_DATABASE_URL: %w", err)
+			return fmt.Errorf("APP_DATABASE_URL: %w", pgredact.Error(err))
 		}
 		_, err = app.Exec(ctx, hangUpSQL, name)
 		if err := errors.Join(err, app.Close(context.WithoutCancel(ctx))); err != nil {
@@ -240,8 +242,8 @@ func (o *office) drop(ctx context.Context, conn *pgx.Conn, name string) error {
 func (o *office) asOwner(ctx context.Context, f func(*pgx.Conn) error) error {
 	conn, err := pgx.Connect(ctx, o.ownerURL)
 	if err != nil {
-		return fmt.Errorf("DATABASE_URL: %w", err)
+		return fmt.Errorf("DATABASE_URL: %w", pgredact.Error(err))
 	}
 	defer conn.Close(context.WithoutCancel(ctx))
-	return f(conn)
+	return pgredact.Error(f(conn))
 }

@@ -14,19 +14,26 @@ import (
 // tells: the host, the user and the database.
 type connectError struct {
 	reason string
-	cause  error // a *pgconn.PgError or an error of the context, or nil
+	cause  error // a *pgconn.PgError, an error of the context, or unreachable; or nil
 }
+
+// unreachable is what is left of an error of the network: that it was one, for
+// those who tell a service that is away from a fault of their own.
+var unreachable = &net.OpError{Op: "dial", Err: errors.New("unreachable")}
 
 func (e *connectError) Error() string { return "connect to the database: " + e.reason }
 func (e *connectError) Unwrap() error { return e.cause }
 
-// Error makes an error of connecting, or of the network, fit to be shown: both
-// name addresses. Others pass unchanged. What was wrapped around it is lost: call
-// it before adding to an error.
+// Error makes an error of connecting, of the network, or of a URL that can't be
+// read, fit to be shown: they name addresses. Others pass unchanged. What was wrapped
+// around it is lost: call it before adding to an error.
 func Error(err error) error {
+	if _, parsing := errors.AsType[*pgconn.ParseConfigError](err); parsing {
+		return &connectError{reason: "malformed URL"}
+	}
 	_, connecting := errors.AsType[*pgconn.ConnectError](err)
-	_, network := errors.AsType[*net.OpError](err)
-	if !connecting && !network {
+	network, _ := errors.AsType[*net.OpError](err)
+	if !connecting && (network == nil || network == unreachable) {
 		return err
 	}
 	if refused, ok := errors.AsType[*pgconn.PgError](err); ok {
@@ -37,5 +44,5 @@ func Error(err error) error {
 			return &connectError{reason: cause.Error(), cause: cause}
 		}
 	}
-	return &connectError{reason: "unreachable"}
+	return &connectError{reason: "unreachable", cause: unreachable}
 }

@@ -28,7 +28,19 @@ func TestError(t *testing.T) {
 	require.NotContains(t, shown.Error(), "anna")
 
 	broken := &net.OpError{Op: "read", Net: "tcp", Addr: &net.TCPAddr{IP: net.IPv4(10, 0, 0, 7), Port: 5432}, Err: errors.New("connection reset by peer")}
-	require.EqualError(t, pgredact.Error(fmt.Errorf("receive: %w", broken)), "connect to the database: unreachable")
+	shown = pgredact.Error(fmt.Errorf("receive: %w", broken))
+	require.EqualError(t, shown, "connect to the database: unreachable")
+
+	network := new(net.OpError)
+	require.ErrorAs(t, shown, &network, "it is told from other faults")
+	require.EqualError(t, network, "dial: unreachable")
+	again := fmt.Errorf("read: %w", shown)
+	require.Equal(t, again, pgredact.Error(again), "what was added stays")
+
+	// The driver's own text shows what it takes for no password.
+	_, err = pgx.Connect(t.Context(), "postgres://anna:sec/ret@127.0.0.1:port/books")
+	require.ErrorContains(t, err, "anna")
+	require.EqualError(t, pgredact.Error(fmt.Errorf("DATABASE_URL: %w", err)), "connect to the database: malformed URL")
 
 	other := errors.New("other")
 	require.Equal(t, other, pgredact.Error(other))

@@ -9,6 +9,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/mcpsaas/mcpsaas/internal/pgredact"
 	"github.com/mcpsaas/mcpsaas/onboarding"
 	"github.com/mcpsaas/mcpsaas/tenancy/tenant"
 )
@@ -43,7 +44,7 @@ func (s *Store) Claim(ctx context.Context, owner string, ttl time.Duration) (onb
 		return r, onboarding.ErrNoneDue
 	}
 	if err != nil {
-		return r, fmt.Errorf("pgstate: claim: %w", err)
+		return r, fmt.Errorf("pgstate: claim: %w", pgredact.Error(err))
 	}
 	return r, nil
 }
@@ -52,7 +53,7 @@ func (s *Store) Claim(ctx context.Context, owner string, ttl time.Duration) (onb
 func (s *Store) Renew(ctx context.Context, held onboarding.Record, ttl time.Duration) error {
 	tag, err := s.pool.Exec(ctx, renewSQL, held.Tenant, held.Fence, ttl)
 	if err != nil {
-		return fmt.Errorf("pgstate: renew lease of tenant %s: %w", held.Tenant, err)
+		return fmt.Errorf("pgstate: renew lease of tenant %s: %w", held.Tenant, pgredact.Error(err))
 	}
 	if tag.RowsAffected() == 0 {
 		return onboarding.ErrLeaseLost
@@ -84,11 +85,11 @@ on conflict (tenant, op, name) do update set
 func (s *Store) Steps(ctx context.Context, id tenant.ID, op string) ([]onboarding.StepRecord, error) {
 	rows, err := s.pool.Query(ctx, stepsSQL, id, op)
 	if err != nil {
-		return nil, fmt.Errorf("pgstate: read steps of tenant %s: %w", id, err)
+		return nil, fmt.Errorf("pgstate: read steps of tenant %s: %w", id, pgredact.Error(err))
 	}
 	steps, err := pgx.CollectRows(rows, scanStep)
 	if err != nil {
-		return nil, fmt.Errorf("pgstate: read steps of tenant %s: %w", id, err)
+		return nil, fmt.Errorf("pgstate: read steps of tenant %s: %w", id, pgredact.Error(err))
 	}
 	return steps, nil
 }
@@ -129,7 +130,7 @@ func (s *Store) PutStep(ctx context.Context, held onboarding.Record, step onboar
 		step.Op, step.Name, step.State, step.Attempt, timeOrNull(step.NextAt), failure, []byte(step.Output),
 		timeOrNull(step.StartedAt), timeOrNull(step.EndedAt))
 	if err != nil {
-		return fmt.Errorf("pgstate: write step %s of tenant %s: %w", step.Name, held.Tenant, err)
+		return fmt.Errorf("pgstate: write step %s of tenant %s: %w", step.Name, held.Tenant, pgredact.Error(err))
 	}
 	if tag.RowsAffected() == 0 {
 		return onboarding.ErrLeaseLost
@@ -143,19 +144,19 @@ func (s *Store) PutStep(ctx context.Context, held onboarding.Record, step onboar
 func (s *Store) Watch(ctx context.Context, wake func()) error {
 	conn, err := s.pool.Acquire(ctx)
 	if err != nil {
-		return fmt.Errorf("pgstate: watch: %w", err)
+		return fmt.Errorf("pgstate: watch: %w", pgredact.Error(err))
 	}
 	defer func() {
 		// It still listens: nobody else may have it.
 		conn.Hijack().Close(context.WithoutCancel(ctx))
 	}()
 	if _, err := conn.Exec(ctx, `listen `+channel); err != nil {
-		return fmt.Errorf("pgstate: watch: %w", err)
+		return fmt.Errorf("pgstate: watch: %w", pgredact.Error(err))
 	}
 	wake() // for what was said before we listened
 	for {
 		if _, err := conn.Conn().WaitForNotification(ctx); err != nil {
-			return fmt.Errorf("pgstate: watch: %w", err)
+			return fmt.Errorf("pgstate: watch: %w", pgredact.Error(err))
 		}
 		wake()
 	}

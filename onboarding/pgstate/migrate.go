@@ -8,6 +8,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/mcpsaas/mcpsaas/internal/pgmigrate"
+	"github.com/mcpsaas/mcpsaas/internal/pgredact"
 )
 
 //go:embed migrations/*.sql
@@ -17,7 +18,7 @@ var migrations embed.FS
 // database and after tenancy.Migrate. It is safe to run twice and at once.
 func Migrate(ctx context.Context, conn *pgx.Conn) error {
 	if err := pgmigrate.Run(ctx, conn, "pgstate", migrations); err != nil {
-		return fmt.Errorf("pgstate: migrate: %w", err)
+		return fmt.Errorf("pgstate: migrate: %w", pgredact.Error(err))
 	}
 	return nil
 }

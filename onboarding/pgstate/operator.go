@@ -8,6 +8,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/mcpsaas/mcpsaas/internal/pgredact"
 	"github.com/mcpsaas/mcpsaas/onboarding"
 	"github.com/mcpsaas/mcpsaas/tenancy/tenant"
 )
@@ -40,11 +41,11 @@ func (s *Store) List(ctx context.Context, f Filter) ([]onboarding.Record, error)
 	}
 	rows, err := s.pool.Query(ctx, listSQL, s.clock(), states, f.After, min(limit, 1000))
 	if err != nil {
-		return nil, fmt.Errorf("pgstate: list tenants: %w", err)
+		return nil, fmt.Errorf("pgstate: list tenants: %w", pgredact.Error(err))
 	}
 	list, err := pgx.CollectRows(rows, scan)
 	if err != nil {
-		return nil, fmt.Errorf("pgstate: list tenants: %w", err)
+		return nil, fmt.Errorf("pgstate: list tenants: %w", pgredact.Error(err))
 	}
 	return list, nil
 }
@@ -67,7 +68,7 @@ where next_at is not null or state in ('failed', 'update_failed', 'deprovision_f
 func (s *Store) Check(ctx context.Context) error {
 	var waiting, failed int
 	if err := s.pool.QueryRow(ctx, stuckSQL, s.clock(), patience).Scan(&waiting, &failed); err != nil {
-		return fmt.Errorf("pgstate: check: %w", err)
+		return fmt.Errorf("pgstate: check: %w", pgredact.Error(err))
 	}
 	var errs []error
 	if waiting > 0 {
@@ -87,7 +88,7 @@ from mcpsaas.audit_log where tenant = $1 order by id desc limit $2`
 func (s *Store) Audit(ctx context.Context, id tenant.ID, limit int) ([]onboarding.Entry, error) {
 	rows, err := s.pool.Query(ctx, auditOfSQL, id, limit)
 	if err != nil {
-		return nil, fmt.Errorf("pgstate: read audit log of tenant %s: %w", id, err)
+		return nil, fmt.Errorf("pgstate: read audit log of tenant %s: %w", id, pgredact.Error(err))
 	}
 	entries, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (onboarding.Entry, error) {
 		var e onboarding.Entry
@@ -96,7 +97,7 @@ func (s *Store) Audit(ctx context.Context, id tenant.ID, limit int) ([]onboardin
 		return e, err
 	})
 	if err != nil {
-		return nil, fmt.Errorf("pgstate: read audit log of tenant %s: %w", id, err)
+		return nil, fmt.Errorf("pgstate: read audit log of tenant %s: %w", id, pgredact.Error(err))
 	}
 	return entries, nil
 }

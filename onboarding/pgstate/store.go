@@ -10,6 +10,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"github.com/mcpsaas/mcpsaas/internal/pgredact"
 	"github.com/mcpsaas/mcpsaas/onboarding"
 	"github.com/mcpsaas/mcpsaas/tenancy"
 	"github.com/mcpsaas/mcpsaas/tenancy/tenant"
@@ -154,5 +155,5 @@ func failed(verb string, id tenant.ID, err error) error {
 		errors.Is(err, onboarding.ErrLeaseLost), errors.Is(err, onboarding.ErrUnknownTenant):
 		return err
 	}
-	return fmt.Errorf("pgstate: %s tenant %s: %w", verb, id, err)
+	return fmt.Errorf("pgstate: %s tenant %s: %w", verb, id, pgredact.Error(err))
 }

@@ -9,6 +9,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/stretchr/testify/require"
 
 	"github.com/mcpsaas/mcpsaas/internal/devtest"
@@ -293,6 +294,38 @@ func TestMigrateTwice(t *testing.T) {
 	require.NoError(t, err)
 	defer conn.Close(context.Background())
 	require.NoError(t, pgstate.Migrate(t.Context(), conn))
+}
+
+// TestErrorsNameNoAddress calls everything while the database is away: what is said
+// ends in logs and in the record of a tenant's steps.
+func TestErrorsNameNoAddress(t *testing.T) {
+	t.Parallel()
+	pool, err := pgxpool.New(t.Context(), "postgres://hidden_user:s3cr3t@127.0.0.1:1/hidden_database")
+	require.NoError(t, err)
+	t.Cleanup(pool.Close)
+	s, err := pgstate.New(pool, nil)
+	require.NoError(t, err)
+	ctx, id := t.Context(), tenant.NewID()
+	held := onboarding.Record{Tenant: id}
+	for name, call := range map[string]func() error{
+		"claim":   func() error { _, err := s.Claim(ctx, "me", time.Minute); return err },
+		"renew":   func() error { return s.Renew(ctx, held, time.Minute) },
+		"steps":   func() error { _, err := s.Steps(ctx, id, "provision"); return err },
+		"putstep": func() error { return s.PutStep(ctx, held, onboarding.StepRecord{Name: "x"}) },
+		"watch":   func() error { return s.Watch(ctx, func() {}) },
+		"list":    func() error { _, err := s.List(ctx, pgstate.Filter{}); return err },
+		"check":   func() error { return s.Check(ctx) },
+		"audit":   func() error { _, err := s.Audit(ctx, id, 1); return err },
+		"load":    func() error { _, err := s.Load(ctx, id); return err },
+		"update":  func() error { _, err := s.Update(ctx, id, true, nil); return err },
+		"advance": func() error { _, err := s.Advance(ctx, held, nil); return err },
+	} {
+		err := call()
+		require.ErrorContains(t, err, "connect to the database: unreachable", name)
+		for _, secret := range []string{"hidden", "s3cr3t", "127.0.0.1"} {
+			require.NotContains(t, err.Error(), secret, name)
+		}
+	}
 }
 
 func TestNewWantsAPool(t *testing.T) {
