@@ -3,6 +3,7 @@ package stripebill
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"math/big"
 	"net/url"
@@ -51,9 +52,14 @@ func (r *Reporter) Verify(ctx context.Context, d billing.Delivery) (billing.Pres
 	}
 }
 
-// UsageTotal implements [billing.Totaler]. See [Client.UsageTotal].
+// UsageTotal implements [billing.Totaler]. See [Client.UsageTotal]. What Stripe no
+// longer has (a deleted customer, item or meter) it can't tell the total of.
 func (r *Reporter) UsageTotal(ctx context.Context, t billing.Target, from, to time.Time) (int64, error) {
-	return r.client.UsageTotal(ctx, t, from, to)
+	total, err := r.client.UsageTotal(ctx, t, from, to)
+	if errors.Is(err, ErrNotFound) {
+		err = errors.Join(billing.ErrNoTotals, err)
+	}
+	return total, err
 }
 
 // UsageTotal returns what Stripe has counted for t within [from, to). A meter

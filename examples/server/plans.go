@@ -5,6 +5,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/mcpsaas/mcpsaas/billing"
 	"github.com/mcpsaas/mcpsaas/metering"
 	"github.com/mcpsaas/mcpsaas/tenancy"
 	"github.com/mcpsaas/mcpsaas/tenancy/tenant"
@@ -39,6 +40,15 @@ var tools = map[string]metering.Tool{
 	"generate_report": {Units: 20},
 	"usage":           {Free: true},
 	"health_check":    {Free: true},
+}
+
+// late is what becomes of usage that its billing period takes no more, by plan.
+// Free usage costs nothing in any period, and is reported all the same.
+var late = map[tenant.Plan]billing.LatePolicy{
+	tenant.Free:       billing.LateNextPeriod,
+	tenant.Starter:    billing.LateNextPeriod,
+	tenant.Pro:        billing.LateNextPeriod,
+	tenant.Enterprise: billing.LateNextPeriod,
 }
 
 // limits keep one tenant's statement, or the lock that it waits for, from taking what
