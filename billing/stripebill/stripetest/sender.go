@@ -128,11 +128,11 @@ func (s *sender) deliver(id string) {
 	case Late:
 		return
 	case Doubled:
-		if status, err := s.attempt(s.ctx, id); err == nil && taken(status) {
-			_, _ = s.attempt(s.ctx, id)
+		if status, err := s.attempt(s.ctx, id, true); err == nil && taken(status) {
+			_, _ = s.attempt(s.ctx, id, false)
 		}
 	default:
-		_, _ = s.attempt(s.ctx, id)
+		_, _ = s.attempt(s.ctx, id, false)
 	}
 	s.e.change(func() { // what is late comes after the one that overtook it
 		for _, o := range s.e.s.Events.all() {
@@ -170,8 +170,9 @@ func (s *sender) fateOf(id string) Fate {
 	return fate
 }
 
-// attempt delivers an event once and records how it went.
-func (s *sender) attempt(ctx context.Context, id string) (int, error) {
+// attempt delivers an event once and records how it went. One that is to come
+// again stays pending when it is taken.
+func (s *sender) attempt(ctx context.Context, id string, again bool) (int, error) {
 	s.mu.Lock()
 	url, thin := s.url, s.thin
 	s.mu.Unlock()
@@ -200,7 +201,7 @@ func (s *sender) attempt(ctx context.Context, id string) (int, error) {
 		if ok {
 			o.Failed = false
 		}
-		if !o.Pending {
+		if !o.Pending || ok && again {
 			return
 		}
 		o.Attempts++

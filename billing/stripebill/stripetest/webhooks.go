@@ -127,7 +127,7 @@ func (e *Emulator) Deliver(ctx context.Context, eventID string) (status int, err
 	if !e.send.connected() {
 		return 0, fmt.Errorf("stripetest: deliver %.40s: no webhook URL", eventID)
 	}
-	return e.send.attempt(ctx, eventID)
+	return e.send.attempt(ctx, eventID, false)
 }
 
 // Undelivered returns the ids of the events that wait to be delivered, oldest
