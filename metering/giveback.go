@@ -120,8 +120,7 @@ func (l *Leased) giveBack(ctx context.Context, id tenant.ID) (returns int) {
 
 // giveBackGrant returns what is left of a block that is closed, or waits until
 // somebody else has who began before. If that fails it may be tried again: the
-// limiter takes a block back once. One that is used up is returned as well, so
-// that the limiter forgets it.
+// limiter takes a block back once.
 func (l *Leased) giveBackGrant(ctx context.Context, g *grant) bool {
 	n := g.line
 	a := n.account

@@ -13,7 +13,8 @@ const (
 
 	// inFlight is how many questions a process asks at once: enough to keep a
 	// limiter busy, few enough that the budget measures the limiter and not
-	// the queue in front of it when a thousand calls come at once.
+	// the queue in front of it when a thousand calls come at once. A limiter may
+	// be good for more.
 	inFlight = 16
 )
 
@@ -36,7 +37,19 @@ type guard struct {
 
 func newGuard(l Limiter, budget time.Duration, now func() time.Time) *guard {
 	leased, _ := l.(*Leased)
-	return &guard{limiter: l, leased: leased, budget: budget, now: now, permits: make(chan struct{}, inFlight)}
+	return &guard{limiter: l, leased: leased, budget: budget, now: now, permits: make(chan struct{}, atOnce(l))}
+}
+
+// atOnce is how many questions l is asked at once: inFlight, or as many as l
+// says.
+func atOnce(l Limiter) int {
+	if leased, ok := l.(*Leased); ok {
+		l = leased.limiter
+	}
+	if says, ok := l.(interface{ AtOnce() int }); ok {
+		return max(inFlight, says.AtOnce())
+	}
+	return inFlight
 }
 
 func (g *guard) take(ctx context.Context, r Request) (d Decision, err error) {

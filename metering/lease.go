@@ -31,6 +31,7 @@ type line struct {
 	ttl     time.Duration
 
 	grant   *grant        // nil if nothing is held
+	spare   string        // the name of a loan of which nothing was left, for the next one
 	calls   int64         // how many calls the next block is for; 0: calls are far apart
 	asked   time.Time     // when the limiter was asked last
 	alone   time.Time     // until when every call asks for itself, because a limit is near
@@ -62,8 +63,8 @@ func (g *grant) ended(now time.Time) bool {
 	return g == nil || g.closed || now.Sub(g.sent) >= g.left.Hold
 }
 
-// close ends g; what is left of it must be returned. A block of which half was
-// of no use makes the next one smaller.
+// close ends g; what is left of it, if anything is, must be returned. A block
+// of which half was of no use makes the next one smaller.
 func (g *grant) close() {
 	if g.closed {
 		return
@@ -74,6 +75,10 @@ func (g *grant) close() {
 	}
 	if g.line.grant == g {
 		g.line.grant = nil
+	}
+	if g.left.Units+g.left.Calls == 0 {
+		g.line.spare = g.left.ID
+		return
 	}
 	g.line.account.back = append(g.line.account.back, g)
 }
@@ -168,12 +173,16 @@ func (l *Leased) take(ctx context.Context, r Request) (Decision, error) {
 	}
 	n.calls = min(n.calls, max(1, most/r.Units))
 	calls := min(max(n.calls, n.waiting), max(1, most/r.Units))
+	loan := n.spare
+	if loan == "" {
+		loan = tenant.NewID().String()
+	}
 	wait := make(chan struct{})
-	n.asking, n.waiting = wait, 0
+	n.spare, n.asking, n.waiting = "", wait, 0
 	a.mu.Unlock()
 
 	plain := r
-	r.Block = Block{ID: tenant.NewID().String(), Units: calls * r.Units, Calls: calls, Hold: l.ttl}
+	r.Block = Block{ID: loan, Units: calls * r.Units, Calls: calls, Hold: l.ttl}
 	d, err := l.ask(ctx, r)
 	a.mu.Lock()
 	n.asking = nil

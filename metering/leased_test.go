@@ -33,7 +33,7 @@ func TestLeasedLimiter(t *testing.T) {
 	t.Parallel()
 	meteringtest.TestLimiter(t, func(t *testing.T) meteringtest.LimiterFixture {
 		memory, clock := meteringtest.NewLimiter()
-		f := meteringtest.LimiterFixture{Now: clock.Now, Advance: clock.Advance, Calls: 20_000, Lends: true, Late: 40 * time.Millisecond}
+		f := meteringtest.LimiterFixture{Now: clock.Now, Advance: clock.Advance, Calls: 20_000, Lends: true, Late: 40 * time.Millisecond, Window: time.Minute}
 		if os.Getenv("SOAK") != "" {
 			f.Calls = 100_000
 		}
@@ -79,6 +79,37 @@ func TestLeasedRefusals(t *testing.T) {
 	_, err := leased.Settle(t.Context(), full, 0)
 	require.NoError(t, err)
 	require.True(t, take(small, 20).Allowed)
+}
+
+// How long a refused call has to wait depends on what it costs. Mutation seen
+// here: the wait of a cheaper call.
+func TestLeasedRefusalsByWeight(t *testing.T) {
+	t.Parallel()
+	limiter, clock := newBreakable()
+	leased := runLeased(t, limiter, &metering.LeasedOptions{Now: clock.Now})
+	limit := metering.PerHour(100)
+	take := func(units int64) metering.Decision {
+		d, err := leased.Take(t.Context(), metering.Request{Tenant: agent, Units: units, Bounds: []metering.Bound{{Limit: limit}}})
+		require.NoError(t, err)
+		return d
+	}
+	take(50)
+	clock.Advance(10 * time.Minute)
+	take(50)
+	for range 2 {
+		require.Equal(t, 50*time.Minute, take(1).RetryAfter())
+		require.Equal(t, time.Hour, take(60).RetryAfter())
+		require.Equal(t, 50*time.Minute, take(2).RetryAfter())
+		require.Negative(t, take(101).RetryAfter())
+	}
+	require.EqualValues(t, 2+4, limiter.asked.Load())
+
+	// One that costs something else each time is told to wait for all.
+	for units := int64(3); units < 50; units++ {
+		require.False(t, take(units).Allowed)
+	}
+	require.EqualValues(t, 2+8, limiter.asked.Load())
+	require.Equal(t, time.Hour+limit.Resolution()+200*time.Millisecond, take(30).RetryAfter())
 }
 
 // An agent that sends a new idempotency key with each call is refused as one

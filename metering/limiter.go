@@ -73,9 +73,9 @@ type Request struct {
 // a window longer, so that spending them late never lets a window hold more
 // than its limit.
 type Block struct {
-	// ID names the loan. It must be new for each one, and nothing is lent
-	// without it. What is left of a loan is given back once, however often that
-	// is tried, within an hour.
+	// ID names the loan; nothing is lent without it. What is left of a loan is
+	// given back once, however often that is tried, within an hour. The name of
+	// one of which nothing is left may be used again.
 	ID string
 
 	Units int64         // of each bound that counts units

@@ -2,9 +2,13 @@ package devtest
 
 import (
 	"context"
+	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
+
+	"github.com/redis/go-redis/v9"
 
 	"github.com/mcpsaas/mcpsaas/internal/devstack"
 )
@@ -96,3 +100,25 @@ var sharedRedis = sync.OnceValues(func() (*devstack.Redis, error) {
 	defer cancel()
 	return devstack.StartRedis(ctx, false)
 })
+
+// Scripts returns how many scripts the server has run to their end.
+func (s *RedisServer) Scripts() (ran int) {
+	s.t.Helper()
+	c := redis.NewClient(&redis.Options{Addr: s.Addr})
+	defer c.Close()
+	info, err := c.InfoMap(s.t.Context(), "commandstats").Result()
+	s.check(err)
+	for _, name := range []string{"cmdstat_eval", "cmdstat_evalsha"} {
+		for field := range strings.SplitSeq(info["Commandstats"][name], ",") {
+			key, value, _ := strings.Cut(field, "=")
+			n, _ := strconv.Atoi(value)
+			switch key {
+			case "calls":
+				ran += n
+			case "failed_calls": // which don't know the script, for instance
+				ran -= n
+			}
+		}
+	}
+	return ran
+}

@@ -35,8 +35,8 @@ type LimiterFixture struct {
 	// that blocks can't be asked of it.
 	Lends bool
 
-	// Window is the window of the random calls by real time.
-	// Defaults to 240 ms.
+	// Window is the window of the random calls.
+	// Defaults to an hour, and 240 ms if the clock can't be moved.
 	Window time.Duration
 
 	// Calls is how many random calls are compared with the oracle, of Limiter

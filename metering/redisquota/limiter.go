@@ -45,11 +45,19 @@ type Options struct {
 	// Prefix leads all keys. It must not contain braces, or characters that
 	// are special in a Redis pattern. Defaults to "mcpsaas".
 	Prefix string
+
+	// PipelineAbove is how many questions may be under way before more are
+	// gathered and sent to Redis together, by the AutoPipeliner of go-redis, which
+	// it calls experimental and which ends when the client is closed. It pays from
+	// some tens of questions at once on. The client must be a *redis.Client or a
+	// *redis.ClusterClient. Defaults to never.
+	PipelineAbove int
 }
 
 // Limiter is a metering.Limiter on Redis. It is safe for concurrent use.
 type Limiter struct {
 	client Client
+	asks   Client // client, or what gathers questions before it
 	prefix string
 	take   script
 	settle script
@@ -81,11 +89,18 @@ func New(client Client, opts *Options) (*Limiter, error) {
 		errs = append(errs, fmt.Errorf("Prefix: %q contains one of {}*?[]\\^ or a space", prefix))
 	}
 	errs = append(errs, checkClient(client))
+	asks := client
+	if opts.PipelineAbove != 0 && client != nil {
+		g, err := newGatherer(client, opts.PipelineAbove)
+		errs = append(errs, err)
+		asks = g
+	}
 	if err := errors.Join(errs...); err != nil {
 		return nil, fmt.Errorf("redisquota: configure limiter: %w", err)
 	}
 	return &Limiter{
 		client: client,
+		asks:   asks,
 		prefix: prefix,
 		take:   newScript(takeLua),
 		settle: newScript(settleLua),
@@ -120,7 +135,7 @@ func (l *Limiter) decide(ctx context.Context, r metering.Request, take bool) (me
 	if r.Key != "" {
 		args = append(args, r.Units, r.ID, r.KeyTTL.Milliseconds())
 	}
-	reply, err := l.take.run(ctx, l.client, args)
+	reply, err := l.take.run(ctx, l.asks, args)
 	if err != nil {
 		return metering.Decision{}, fmt.Errorf("redisquota: take units: %w", err)
 	}
@@ -142,7 +157,7 @@ func (l *Limiter) Settle(ctx context.Context, d metering.Decision, units int64) 
 	}
 	args := l.settle.args(l.keys(r), 11)
 	args = append(args, packBounds(r), d.Time.UnixMilli(), d.Units, units, d.Block.Units, d.Block.Calls, d.Slot, d.ID, flag(d.Replay), d.Block.Hold.Milliseconds(), r.Block.ID)
-	reply, err := l.settle.run(ctx, l.client, args)
+	reply, err := l.settle.run(ctx, l.asks, args)
 	if err != nil {
 		return 0, fmt.Errorf("redisquota: settle units: %w", err)
 	}
@@ -168,7 +183,7 @@ func (l *Limiter) Renew(ctx context.Context, d metering.Decision) error {
 	for _, b := range r.Bounds {
 		args = append(args, b.Hold.Milliseconds())
 	}
-	if _, err := l.renew.run(ctx, l.client, args); err != nil {
+	if _, err := l.renew.run(ctx, l.asks, args); err != nil {
 		return fmt.Errorf("redisquota: renew slots: %w", err)
 	}
 	return nil

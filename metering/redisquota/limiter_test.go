@@ -2,9 +2,11 @@ package redisquota_test
 
 import (
 	"context"
+	"errors"
 	"os"
 	"runtime"
 	"strconv"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -35,6 +37,52 @@ func TestLimiter(t *testing.T) {
 	meteringtest.TestLimiter(t, func(t *testing.T) meteringtest.LimiterFixture {
 		return askedFixture(four(t, devtest.SharedRedis(t)), 4_000)
 	})
+}
+
+// Questions that are asked at once are sent together.
+func TestPipelinedLimiter(t *testing.T) {
+	t.Parallel()
+	meteringtest.TestLimiter(t, func(t *testing.T) meteringtest.LimiterFixture {
+		_, client := newLimiter(t, devtest.SharedRedis(t))
+		limiter, err := redisquota.New(client, &redisquota.Options{PipelineAbove: 1})
+		require.NoError(t, err)
+		return askedFixture([]*redisquota.Limiter{limiter}, 1_000)
+	})
+}
+
+// A pipeline that is held up holds up nobody beyond its own time limit, and the
+// answers that come late are given back. Mutation seen here: waiting for the
+// command instead of the context.
+func TestPipelineHeldUp(t *testing.T) {
+	t.Parallel()
+	server := devtest.Redis(t)
+	_, client := newLimiter(t, server.URL)
+	limiter, err := redisquota.New(client, &redisquota.Options{PipelineAbove: 1})
+	require.NoError(t, err)
+	leased := lease(t, limiter, nil)
+	r := request(1, metering.PerHour(100))
+	left := func() int64 {
+		d, err := limiter.Peek(t.Context(), metering.Request{Tenant: r.Tenant, Bounds: r.Bounds})
+		require.NoError(t, err)
+		return d.Limits[0].Remaining
+	}
+	require.EqualValues(t, 100, left())
+	scripts := server.Scripts()
+	server.Freeze()
+	var all sync.WaitGroup
+	for range 8 {
+		all.Go(func() {
+			ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+			defer cancel()
+			if _, err := leased.Take(ctx, r); !errors.Is(err, context.DeadlineExceeded) {
+				t.Error("decided while Redis hung:", err)
+			}
+		})
+	}
+	all.Wait()
+	server.Thaw()
+	require.Eventually(t, func() bool { return server.Scripts() == scripts+16 }, 10*time.Second, time.Millisecond, "each was taken and given back")
+	require.EqualValues(t, 100, left())
 }
 
 func TestLeasedLimiter(t *testing.T) {
@@ -108,7 +156,8 @@ func TestLeasedLimiterOnMiniredis(t *testing.T) {
 	t.Parallel()
 	meteringtest.TestLimiter(t, func(t *testing.T) meteringtest.LimiterFixture {
 		f := miniredisFixture(t)
-		f.Lends, f.Late = true, 40*time.Millisecond
+		// The clock must not be hours ahead before a block has been returned.
+		f.Lends, f.Late, f.Window = true, 40*time.Millisecond, time.Minute
 		leaseAll(t, &f)
 		return f
 	})

@@ -50,7 +50,10 @@ func (s script) run(ctx context.Context, client Client, args []any) (string, err
 		cmd = redis.NewStringCmd(ctx, args...)
 		err = client.Process(ctx, cmd)
 	}
-	return cmd.Val(), err
+	if err != nil {
+		return "", err
+	}
+	return cmd.Val(), nil
 }
 
 // keys names the counters of a request. The tenant in braces puts all of them
