@@ -180,9 +180,9 @@ func (c *comparison) compare(ctx context.Context, s Span, caps Caps, fresh time.
 	return nil
 }
 
-// read compares one span. Usage goes on being reported meanwhile, so the ledger
-// is read before and after. exact is false where something is in doubt, or too
-// fresh to tell.
+// read compares one span. Usage goes on being reported meanwhile, so where the
+// total is not what the ledger had before, the ledger is read again. exact is
+// false where something is in doubt, or too fresh to tell.
 func (c *comparison) read(ctx context.Context, s Span, caps Caps, fresh time.Time) (d Drift, exact bool, err error) {
 	c.left--
 	before, err := c.w.ledger.Sum(ctx, s, fresh)
@@ -198,10 +198,19 @@ func (c *comparison) read(ctx context.Context, s Span, caps Caps, fresh time.Tim
 	if err != nil {
 		return d, false, err
 	}
+	if d, exact = s.differ(total, before, before); d.Units == 0 {
+		return d, exact, nil
+	}
 	after, err := c.w.ledger.Sum(ctx, s, fresh)
 	if err != nil {
 		return d, false, err
 	}
+	d, exact = s.differ(total, before, after)
+	return d, exact, nil
+}
+
+// differ compares a total with what the ledger had before and after it was read.
+func (s Span) differ(total int64, before, after Sum) (d Drift, exact bool) {
 	least := min(before.Confirmed-before.Fresh, after.Confirmed-after.Fresh)
 	most := max(before.Confirmed+before.Doubt, after.Confirmed+after.Doubt)
 	d = Drift{Target: s.Target, From: s.From, To: s.To, Confirmed: after.Confirmed, Provider: total}
@@ -211,7 +220,7 @@ func (c *comparison) read(ctx context.Context, s Span, caps Caps, fresh time.Tim
 	case total > most:
 		d.Units = total - most
 	}
-	return d, least == most, nil
+	return d, least == most
 }
 
 func (c *comparison) total(ctx context.Context, s Span) (total int64, err error) {

@@ -17,6 +17,12 @@ import (
 
 // TestCrashMatrix plays every scenario on a real database, in both modes and
 // with both at once: whatever happens, what is billed is what was produced.
+//
+// Mutations, and how many of the 1,092 scenarios in each mode (without SOAK) saw
+// them: a claim that does not record the send before it is made, 366 of all
+// three modes together; batches that share slots, 328 of usage records (a meter
+// adds up what shares a slot); an answer that counts whatever its attempt, 6 (and
+// TestFence); a claim that is used after its lease, 13.
 func TestCrashMatrix(t *testing.T) {
 	t.Parallel()
 	all := billingtest.Matrix()

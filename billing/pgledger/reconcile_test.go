@@ -151,6 +151,37 @@ func TestReconcileUnderWay(t *testing.T) {
 	require.Equal(t, "10T14:00+1h0m0s: 40001 of 40000, +1;", b.drifts(t))
 }
 
+// meanwhile does something before it tells a total.
+type meanwhile struct {
+	*billingtest.Provider
+	do func()
+}
+
+func (r meanwhile) UsageTotal(ctx context.Context, t billing.Target, from, to time.Time) (int64, error) {
+	r.do()
+	return r.Provider.UsageTotal(ctx, t, from, to)
+}
+
+// TestReconcileMeanwhile: usage of an hour long closed that is confirmed while
+// that hour is being compared is no drift.
+//
+// Seen failing with the ledger read before the total alone.
+func TestReconcileMeanwhile(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	provider, w, to := million(t, b, billing.ModeMeter)
+	provider.Lag(0)
+	late := func() {
+		e := b.event(to.Tenant, 9)
+		e.Time = start.Add(3*time.Hour + time.Minute)
+		b.append(t, e)
+		require.NoError(t, w.Tick(t.Context()))
+	}
+	require.NoError(t, b.worker(t, meanwhile{provider, late}).Reconcile(t.Context()))
+	require.Greater(t, billed(provider, to), int64(1_000_000))
+	require.Empty(t, b.drifts(t))
+}
+
 // TestReconcileTwoPeriods: usage around the end of a billing period is in one
 // span, so that nothing differs for being counted to the one or the other.
 func TestReconcileTwoPeriods(t *testing.T) {
