@@ -12,6 +12,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -205,6 +206,10 @@ func TestCachedResolver(t *testing.T) {
 // URL; an old URL that has no age; a caller's cancellation is everybody's error.
 func TestCachedResolverAsksOnce(t *testing.T) {
 	t.Parallel()
+	synctest.Test(t, testCachedResolverAsksOnce)
+}
+
+func testCachedResolverAsksOnce(t *testing.T) {
 	v := &manager{url: "one", gate: make(chan struct{})}
 	c := newCache(t, v)
 	ctx, cancel := context.WithCancel(t.Context())
@@ -213,7 +218,8 @@ func TestCachedResolverAsksOnce(t *testing.T) {
 		_, err := c.Resolve(ctx, "acme")
 		first <- err
 	}()
-	require.Eventually(t, func() bool { return v.asked.Load() == 1 }, 10*time.Second, time.Millisecond)
+	synctest.Wait()
+	require.EqualValues(t, 1, v.asked.Load())
 	var callers sync.WaitGroup
 	for range 20 {
 		callers.Go(func() {
@@ -223,11 +229,14 @@ func TestCachedResolverAsksOnce(t *testing.T) {
 			}
 		})
 	}
+	synctest.Wait() // until all are waiting for the first
+	require.EqualValues(t, 1, v.asked.Load())
 	cancel()
 	err := <-first
 	require.ErrorIs(t, err, context.Canceled)
 	require.EqualError(t, err, `tenancy: resolve database "acme": context canceled`)
-	require.Eventually(t, func() bool { return v.asked.Load() == 2 }, 10*time.Second, time.Millisecond)
+	synctest.Wait()
+	require.EqualValues(t, 2, v.asked.Load())
 	v.gate <- struct{}{}
 	callers.Wait()
 	require.EqualValues(t, 2, v.asked.Load())
@@ -237,7 +246,7 @@ func TestCachedResolverAsksOnce(t *testing.T) {
 		_, err := c.Resolve(t.Context(), "acme")
 		first <- err
 	}()
-	require.Eventually(t, func() bool { return v.asked.Load() == 3 }, 10*time.Second, time.Millisecond)
+	synctest.Wait()
 	c.want(t, v, "one", 3)
 	c.ahead.Add(int64(time.Hour)) // too old now, even while somebody asks
 	cancelled, cancel := context.WithCancel(t.Context())
