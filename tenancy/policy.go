@@ -23,6 +23,13 @@ const defaultExpr = `NULLIF(current_setting('` + Setting + `', true), '')::uuid`
 // restrictive policy asks for it: it costs some microseconds, and both must hold.
 // The default doesn't, which is evaluated per row: a row with another's tenant_id
 // is refused whatever it comes from.
+//
+// The comparison stands within a CASE. The planner takes plain equalities of a
+// column together, those of the statement's own WHERE too, and compares rows with
+// one of the values only, and that with the others once, before the first row
+// (PostgreSQL's source: optimizer/README, EquivalenceClasses). A statement could
+// choose a value that is the tenant's at that moment and another's a row later. The
+// index is found by the permissive policy, whose equality is plain.
 const signedExpr = `(select mcpsaas_app.current_tenant())`
 
 // predicate is what a policy says.
@@ -77,7 +84,7 @@ var (
 	byColumn = newPredicate(`tenant_id = ` + contextExpr)
 	bySchema = newPredicate(`'{tenant}'::uuid = ` + contextExpr)
 
-	byColumnSigned = newPredicate(`tenant_id = ` + signedExpr)
+	byColumnSigned = newPredicate(`case when tenant_id = ` + signedExpr + ` then true else false end`)
 	bySchemaSigned = newPredicate(`'{tenant}'::uuid = ` + signedExpr)
 )
 

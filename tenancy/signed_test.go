@@ -205,7 +205,9 @@ func (v *vault) asOneShots(t *testing.T, statements []string) string {
 // Mutations, each seen here, by the injection in brackets. Of the migration:
 // without the comparison of the codes (forged), without a name in full (shadow),
 // with keys that the application may read (keys to sign with). Of the policies: the
-// shared tables' unsigned (set_config), the guard in a schema by tenant_id alone
+// shared tables' unsigned (set_config), the guard of theirs a plain equality (changes
+// while it is compared), the access unwrapped (within the statement, while the guard
+// was plain), the guard in a schema by tenant_id alone
 // (nothing: anna's litter in bert's table), none where there is no tenant_id.
 // TestToken sees the rest.
 func TestInjection(t *testing.T) {
