@@ -37,8 +37,8 @@ type usageReport struct {
 	Plan   string      `json:"plan"`
 	From   time.Time   `json:"from" jsonschema:"begin of the billing period, or of the calendar month"`
 	To     time.Time   `json:"to"`
-	Units  *int64      `json:"units,omitempty" jsonschema:"units charged in this period"`
-	Tools  []ToolUsage `json:"tools,omitempty"`
+	Units  *int64      `json:"units,omitzero" jsonschema:"units charged in this period"`
+	Tools  []ToolUsage `json:"tools,omitzero"`
 	Limits []limitLeft `json:"limits" jsonschema:"what is left of each limit now; empty for an unlimited plan"`
 }
 

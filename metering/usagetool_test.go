@@ -42,7 +42,9 @@ func TestAddUsage(t *testing.T) {
 			mcp.AddTool(server, &mcp.Tool{Name: "search"}, metering.WithMetering(b.meter, "search", ok))
 			s := b.serve(t, server, stateless)
 			for range 7 {
-				require.False(t, call(t, s, "search", nil).IsError)
+				res := call(t, s, "search", nil)
+				require.False(t, res.IsError)
+				require.Equal(t, "hour", quota(t, res)["limit"], "what only tells is not what is left")
 			}
 			const want = `{"plan": "free", "from": "2026-11-03T00:00:00Z", "to": "2026-12-03T00:00:00Z", "units": 27,
 				"tools": [{"tool": "search", "calls": 7, "units": 7}, {"tool": "report", "calls": 1, "units": 20}],
@@ -62,7 +64,6 @@ func TestAddUsage(t *testing.T) {
 			require.JSONEq(t, want, read.Contents[0].Text)
 			require.EqualValues(t, 7, b.sink.Units(b.tenant.ID), "to look costs nothing")
 
-			b.tenant.Plan = tenant.Free
 			fail = away
 			require.True(t, call(t, s, "usage", nil).IsError)
 			b.tenant = tenant.Tenant{}
@@ -85,4 +86,17 @@ func TestAddUsageAlone(t *testing.T) {
 	require.JSONEq(t, `{"plan": "enterprise", "from": "2026-11-01T00:00:00Z", "to": "2026-12-01T00:00:00Z", "limits": []}`, string(got))
 	_, err = s.ReadResource(t.Context(), &mcp.ReadResourceParams{URI: "usage://mine"})
 	require.NoError(t, err)
+}
+
+func TestAddUsageOfNothing(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, &metering.Options{Tools: map[string]metering.Tool{"usage": {Free: true}}})
+	server := newServer()
+	b.meter.AddUsage(server, &metering.UsageOptions{Totals: func(context.Context, tenant.ID, time.Time, time.Time) ([]metering.ToolUsage, error) {
+		return []metering.ToolUsage{}, nil
+	}})
+	got, err := json.Marshal(call(t, b.serve(t, server, true), "usage", nil).StructuredContent)
+	require.NoError(t, err)
+	require.Contains(t, string(got), `"tools":[]`)
+	require.Contains(t, string(got), `"units":0`)
 }

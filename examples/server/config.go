@@ -37,7 +37,7 @@ type config struct {
 	adminToken    string
 	alertNets     string
 	alertAllowed  []netip.Prefix // alertNets, read
-	tellAdmin     bool // adminToken was made at this start, and is printed
+	tellAdmin     bool           // adminToken was made at this start, and is printed
 	tenantDBs     string
 	databases     databaseTier // tenantDBs, read
 	report        time.Duration

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 
@@ -48,7 +49,7 @@ func limitRows(plan tenant.Plan, own []tenant.Limit) []limitRow {
 		}
 	}
 	add("", p.Limits)
-	for tool := range tools {
+	for _, tool := range slices.Sorted(maps.Keys(p.Tools)) {
 		add(tool, p.Tools[tool])
 	}
 	for _, l := range own {

@@ -32,7 +32,7 @@ func newMetrics() *metrics {
 			Help:    "Duration of tool calls.",
 			Buckets: prometheus.ExponentialBuckets(0.001, 2.5, 12),
 		}, []string{"tool", "outcome", "plan", "source"}),
-		units:  prometheus.NewCounterVec(prometheus.CounterOpts{Name: "mcp_units_total", Help: "Units charged."}, []string{"tool", "plan"}),
+		units: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "mcp_units_total", Help: "Units charged."}, []string{"tool", "plan"}),
 		over: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "mcp_over_limit_total", Help: "Calls served that a soft or shadow limit would have refused.",
 		}, []string{"limit", "plan"}),

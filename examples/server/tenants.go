@@ -78,9 +78,9 @@ type tenantRow struct {
 	Plan      tenant.Plan         `json:"plan"`
 	Status    tenant.Status       `json:"status"`
 	Placement string              `json:"placement"`
-	Epoch     int64               `json:"epoch"`           // counts its moves, from 1
-	Wants     tenancy.Tier        `json:"wants,omitempty"` // where its plan would put a new tenant, if that is elsewhere
-	Limits    []tenant.Limit      `json:"limits,omitempty"`         // of its own
+	Epoch     int64               `json:"epoch"`            // counts its moves, from 1
+	Wants     tenancy.Tier        `json:"wants,omitempty"`  // where its plan would put a new tenant, if that is elsewhere
+	Limits    []tenant.Limit      `json:"limits,omitempty"` // of its own
 	Customer  string              `json:"stripe_customer,omitempty"`
 	DeleteAt  time.Time           `json:"delete_at,omitzero"`
 	Holds     map[string]string   `json:"holds,omitempty"`

@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/alicebob/miniredis/v2"
 	"github.com/modelcontextprotocol/go-sdk/mcp"
 	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/require"
@@ -39,6 +40,13 @@ func newAlerts(t testing.TB, url string) *redisquota.Alerts {
 func TestAlerts(t *testing.T) {
 	t.Parallel()
 	url := devtest.SharedRedis(t)
+	meteringtest.TestAlertStore(t, func(t *testing.T) metering.AlertStore { return newAlerts(t, url) })
+}
+
+// What stands in for Redis where there is none.
+func TestAlertsOnMiniredis(t *testing.T) {
+	t.Parallel()
+	url := "redis://" + miniredis.RunT(t).Addr()
 	meteringtest.TestAlertStore(t, func(t *testing.T) metering.AlertStore { return newAlerts(t, url) })
 }
 
