@@ -26,9 +26,12 @@ func (s *Sender) Resolve(r *net.Resolver) { s.dialer.Resolver = r }
 // Stop makes every connection that is not refused fail, and tells where it was
 // about to go.
 func (s *Sender) Stop(to func(address string)) {
+	guard := s.dialer.Control
 	s.dialer.Control = func(network, address string, c syscall.RawConn) error {
-		if err := s.control(network, address, c); err != nil {
-			return err
+		if guard != nil {
+			if err := guard(network, address, c); err != nil {
+				return err
+			}
 		}
 		to(address)
 		return errors.New("stopped")

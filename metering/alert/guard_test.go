@@ -145,10 +145,8 @@ func (n *names) answer(question []byte) []byte {
 	return append(reply, ip[:]...)
 }
 
-// A name that leads to one address now and to another a moment later. Mutations:
-// with the look at the address taken from the dialer, the connection goes to
-// 127.0.0.1; with the name looked up once to check and once more to connect, it
-// does in the second round.
+// A name that leads to one address now and to another a moment later. Mutation: with
+// the look at the address taken from the dialer, the connection goes to 127.0.0.1.
 func TestRebinding(t *testing.T) {
 	t.Parallel()
 	public, inside := netip.MustParseAddr("93.184.215.14"), netip.MustParseAddr("127.0.0.1")

@@ -84,6 +84,7 @@ func TestSend(t *testing.T) {
 	require.Equal(t, "1700000123", r.Header.Get("webhook-timestamp"))
 	require.JSONEq(t, `{"type":"usage.threshold_reached","timestamp":"2023-11-14T22:13:20Z","data":{"percent":80}}`, string(body))
 	signatures := strings.Fields(r.Header.Get("webhook-signature"))
+	require.Len(t, signatures, 2)
 	for i, secret := range []string{secret, older} {
 		want, err := alert.Sign([]string{secret}, "alert_1", now, body)
 		require.NoError(t, err)
