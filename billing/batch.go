@@ -15,6 +15,7 @@ const (
 	StateConfirmed  State = "confirmed"   // applied, proved
 	StateParked     State = "parked"      // can't be proved either way, or comes too late: for an operator
 	StateRejected   State = "rejected"    // the provider will never take it: for an operator
+	StateVoiding    State = "voiding"     // was applied, and is being taken back: an operator asked, and asks again
 	StateVoided     State = "voided"      // was applied, and taken back
 	StateWrittenOff State = "written_off" // given up, by an operator or by policy
 	StateMoved      State = "moved"       // came too late for its period: another batch stands for it, in the next

@@ -27,7 +27,20 @@
 //	verifying           rejected     it is not in them, and a repetition was refused for good
 //	verifying           parked       the totals can't tell, or the provider has none
 //	sealed              moved        its period is closed at the provider: [LatePolicy]; or parked, written off
-//	parked, rejected    sealed, unknown   an operator requeued it
+//
+// What is left to people, who have an [Operator] for it:
+//
+//	parked, rejected            sealed, unknown   requeued: unknown if it may have been applied
+//	sealed, parked, rejected    moved             another batch stands for it, in the present period;
+//	                                              refused if it may have been applied
+//	sealed, parked, rejected    written_off       given up
+//	confirmed                   voiding           to be taken back, within the provider's time; committed before the call
+//	voiding                     voided            the provider took it back, or its totals show that it has
+//	voiding                     confirmed         it did not
+//
+// The units of an event are in each target in one batch that is none of moved, or
+// in none yet: so each is billed, open, parked, rejected, written off or voided, and
+// never two of them.
 //
 // # Why exactly once
 //

@@ -35,15 +35,17 @@ type Sum struct {
 // was confirmed. Nothing is corrected by itself: a person looks for the cause,
 // and accepts it or has the provider's side mended.
 type Drift struct {
-	ID       int64 // the ledger's
-	Target   Target
-	From, To time.Time
+	ID     int64     `json:"id"` // the ledger's
+	Target Target    `json:"target"`
+	From   time.Time `json:"from"`
+	To     time.Time `json:"to"`
 
-	Confirmed int64
-	Provider  int64
-	Units     int64 // what the provider has more, or, negative, less; beyond what is in doubt
+	Confirmed int64 `json:"confirmed"`
+	Provider  int64 `json:"provider"`
+	Units     int64 `json:"units"` // what the provider has more, or, negative, less; beyond what is in doubt
 
-	Found, Checked time.Time
+	Found   time.Time `json:"found"`
+	Checked time.Time `json:"checked"`
 }
 
 const (

@@ -19,13 +19,13 @@ const (
 
 // Target is the place at a provider that one tenant's usage goes to.
 type Target struct {
-	Tenant   tenant.ID
-	Provider string // "stripe", "openmeter", ...
-	Mode     Mode
-	Customer string // the provider's customer id
-	Meter    string // the meter's event name (ModeMeter)
-	MeterID  string // the meter's id, to read totals back (ModeMeter)
-	Item     string // the subscription item's id (ModeUsageRecord; informative otherwise)
+	Tenant   tenant.ID `json:"tenant"`
+	Provider string    `json:"provider"` // "stripe", "cloudevents", ...
+	Mode     Mode      `json:"mode"`
+	Customer string    `json:"customer"`           // the provider's customer id
+	Meter    string    `json:"meter,omitempty"`    // the meter's event name (ModeMeter)
+	MeterID  string    `json:"meter_id,omitempty"` // the meter's id, to read totals back (ModeMeter)
+	Item     string    `json:"item,omitempty"`     // the subscription item's id (ModeUsageRecord; informative otherwise)
 }
 
 // Delivery is one sealed batch of usage on its way to its target. Quantity,

@@ -74,12 +74,13 @@ where id = coalesce(
 for update`
 
 	// What else the provider's total of the same window may hold. A batch that
-	// has first_sent_at was not proved absent; a voided one was taken back.
+	// has first_sent_at was not proved absent; a voided one was taken back, which
+	// the total shows as late as a send.
 	windowSQL = `
 select coalesce(sum(quantity) filter (where state = 'confirmed'), 0)::bigint,
-	coalesce(bool_or(state <> 'confirmed'), false), max(last_sent_at)
+	coalesce(bool_or(state not in ('confirmed', 'voided')), false), max(last_sent_at)
 from mcpsaas.usage_batches
-where target_id = $1 and id <> $2 and first_sent_at is not null and state <> 'voided' and `
+where target_id = $1 and id <> $2 and first_sent_at is not null and `
 
 	// A window goes by slots alone: the first and last of a billing period may
 	// reach into its neighbours.

@@ -96,7 +96,7 @@ order by (since <= $2 and until > $2) desc, since desc limit 1`
 	replaceSQL = `
 insert into mcpsaas.usage_batches (id, events_in, tenant_id, target_id, period_start, period_end,
 	quantity, events, first_event, last_event, slot, sealed_at, next_at, first_id, last_id, moved_from)
-select $2, events_in, tenant_id, target_id, $3, $4, quantity, events, first_event, last_event, $5, $6, $6, first_id, last_id, id
+select $2, events_in, tenant_id, $7, $3, $4, quantity, events, first_event, last_event, $5, $6, $6, first_id, last_id, id
 from mcpsaas.usage_batches where id = $1`
 
 	lateSQL = `update mcpsaas.usage_batches set state = $2, reason = $3, lease_until = null where id = $1`
@@ -156,8 +156,7 @@ func replace(ctx context.Context, tx pgx.Tx, c *billing.Claim, now time.Time, ca
 		hold(time.Minute)
 		return nil
 	}
-	s := sealer{tx: tx, tenant: c.Target.Tenant, now: now, caps: func(billing.Target) billing.Caps { return caps }}
-	slot, err := s.slot(ctx, p, now)
+	id, err := substitute(ctx, tx, c.ID, p, now, caps, worker, "for batch "+c.ID)
 	switch {
 	case errors.Is(err, errNoSlot):
 		hold(time.Minute)
@@ -165,11 +164,22 @@ func replace(ctx context.Context, tx pgx.Tx, c *billing.Claim, now time.Time, ca
 	case err != nil:
 		return err
 	}
-	id := tenant.NewID().String() // any new UUIDv7 will do
-	if _, err := tx.Exec(ctx, replaceSQL, c.ID, id, p.start, p.end, slot, now); err != nil {
-		return err
-	}
 	c.State = billing.StateMoved
 	c.Reason = fmt.Sprintf("its billing period takes no more usage: batch %s stands for it", id)
-	return logBatch(ctx, tx, id, now, 0, billing.StateSealed, worker, "", "for batch "+c.ID)
+	return nil
+}
+
+// substitute makes the batch that stands for another in p, under the tenant's
+// lock, and returns its id; errNoSlot when p has no slot for it yet.
+func substitute(ctx context.Context, tx pgx.Tx, batch string, p period, now time.Time, caps billing.Caps, actor, reason string) (string, error) {
+	s := sealer{tx: tx, tenant: p.target.Tenant, now: now, caps: func(billing.Target) billing.Caps { return caps }}
+	slot, err := s.slot(ctx, p, now)
+	if err != nil {
+		return "", err
+	}
+	id := tenant.NewID().String() // any new UUIDv7 will do
+	if _, err := tx.Exec(ctx, replaceSQL, batch, id, p.start, p.end, slot, now, p.targetID); err != nil {
+		return "", err
+	}
+	return id, logBatch(ctx, tx, id, now, 0, billing.StateSealed, actor, "", reason)
 }

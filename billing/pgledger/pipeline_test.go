@@ -239,7 +239,7 @@ func TestRejected(t *testing.T) {
 	batch := b.text(t, `select id from mcpsaas.usage_batches where tenant_id = $1`, bad)
 	require.NoError(t, b.Requeue(t.Context(), batch, "ann", "customer restored"))
 	require.NoError(t, b.Requeue(t.Context(), batch, "ann", "customer restored"), "asking twice is asking once")
-	require.ErrorIs(t, b.Requeue(t.Context(), tenant.NewID().String(), "ann", ""), pgledger.ErrNotFound)
+	require.ErrorIs(t, b.Requeue(t.Context(), tenant.NewID().String(), "ann", "customer restored"), pgledger.ErrNotFound)
 	require.NoError(t, w.Flush(t.Context(), bad))
 	require.EqualValues(t, 5, billed(provider, target(bad, billing.ModeMeter)))
 	require.NoError(t, w.Check(t.Context()))

@@ -32,7 +32,7 @@ order by t.id, p.period_start`
 	sumSQL = `
 select coalesce(sum(quantity) filter (where state = 'confirmed'), 0)::bigint,
 	coalesce(sum(quantity) filter (where state = 'confirmed' and confirmed_at > $2), 0)::bigint,
-	coalesce(sum(quantity) filter (where state not in ('confirmed', 'voided')), 0)::bigint
+	coalesce(sum(quantity) filter (where state not in ('confirmed', 'voided') or state = 'voided' and last_sent_at > $2), 0)::bigint
 from mcpsaas.usage_batches
 where target_id = $1 and first_sent_at is not null and `
 	slotSumSQL   = sumSQL + `slot >= $3 and slot < $4`

@@ -32,7 +32,7 @@ select
 		where state in ('sealed', 'sending', 'verifying', 'unknown') limit $1) as n),
 	(select count(*) from (select from mcpsaas.usage_batches
 		where state = 'unknown' limit $1) as n),
-	(select count(*) from (select from mcpsaas.usage_batches where state = 'parked' limit $1) as n),
+	(select count(*) from (select from mcpsaas.usage_batches where state = 'parked' or state = 'voiding' limit $1) as n),
 	(select count(*) from (select from mcpsaas.usage_batches where state = 'rejected' limit $1) as n),
 	(select count(*) from (select from mcpsaas.billing_drift where settled_at is null limit $1) as n),
 	(select coalesce(sum(abs(drift)), 0)::bigint from (select drift from mcpsaas.billing_drift where settled_at is null limit $1) as n),
@@ -67,7 +67,7 @@ select
 	(select count(*) from (select from mcpsaas.usage_batches
 		where state = 'unknown' and tenant_id = $4 limit $1) as n),
 	(select count(*) from (select from mcpsaas.usage_batches
-		where state = 'parked' and tenant_id = $4 limit $1) as n),
+		where (state = 'parked' or state = 'voiding') and tenant_id = $4 limit $1) as n),
 	(select count(*) from (select from mcpsaas.usage_batches
 		where state = 'rejected' and tenant_id = $4 limit $1) as n),
 	(select count(*) from (select from mcpsaas.billing_drift where settled_at is null and tenant_id = $4 limit $1) as n),

@@ -87,7 +87,7 @@ func TestWindowUnproved(t *testing.T) {
 				b.text(t, `select id::text from mcpsaas.usage_batches order by slot limit 1`),
 				b.text(t, `select id::text from mcpsaas.usage_batches order by slot desc limit 1`),
 			} {
-				require.NoError(t, b.Requeue(t.Context(), batch, "ann", ""))
+				require.NoError(t, b.Requeue(t.Context(), batch, "ann", "totals are back"))
 			}
 			for range 3 {
 				b.clock.Advance(time.Hour)

@@ -63,6 +63,10 @@ type config struct {
 	tool      string
 	mode      string
 
+	actor, reason string // billing requeue and the like: who, and why
+	item, at      string // billing explain
+	events        bool
+
 	severity, sarif, allow string // audit
 	strict                 bool
 }
@@ -137,7 +141,12 @@ func (c *config) parse(name string, args []string, getenv func(string) string, o
 	fs.StringVar(&c.dir, "dir", "", "tenant export, import: the directory of the files")
 	fs.StringVar(&c.from, "from", "", "tenant import: whose export it is (default: the tenant's own)")
 	fs.StringVar(&c.to, "to", "", "tenant move: shared, schema, database (the tenant's own) or database:REFERENCE")
-	fs.BoolVar(&c.dryRun, "dry-run", false, "tenant move: say what would be done and what is in the way, and do nothing")
+	fs.StringVar(&c.actor, "actor", "", "billing: who decides, for the record")
+	fs.StringVar(&c.reason, "reason", "", "billing: why, for the record")
+	fs.StringVar(&c.item, "item", "", "billing explain: this subscription item alone")
+	fs.StringVar(&c.at, "at", "", "billing explain: the billing period that this time or date lies in (default: the present one)")
+	fs.BoolVar(&c.events, "events", false, "billing explain: with the ids of the events")
+	fs.BoolVar(&c.dryRun, "dry-run", false, "tenant move, billing backfill: say what would be done and what is in the way, and do nothing")
 	fs.BoolVar(&c.abort, "abort", false, "tenant move: give up the move that was begun")
 	fs.BoolVar(&c.purge, "purge", false, "tenant move: delete what earlier moves have left behind")
 	fs.StringVar(&c.per, "per", "", "tenant limit set: day, month, billing or the length of a window like 24h, for a limit beside those of the plan")

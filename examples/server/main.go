@@ -21,6 +21,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/modelcontextprotocol/go-sdk/mcp"
 
+	"github.com/mcpsaas/mcpsaas/billing"
 	"github.com/mcpsaas/mcpsaas/internal/pgredact"
 )
 
@@ -92,6 +93,14 @@ func commands() []command {
 		{"key rotate", "KEY-ID", "issue a successor and let the old key run out", keyRotate},
 		{"key revoke", "KEY-ID", "refuse a key from now on", keyRevoke},
 		{"billing status", "[TENANT]", "show what is not billed yet, and why", billingStatus},
+		{"billing explain", "ID", "show what became of a tenant's usage (-at, -item), an invoice's (in_...), a batch or an event; -events", billingExplain},
+		{"billing requeue", "BATCH...", "send parked or rejected batches again", billingVerb(billing.VerbRequeue, "billing requeue")},
+		{"billing move-to-period", "BATCH...", "bill batches that were surely not applied with the present period", billingVerb(billing.VerbMove, "billing move-to-period")},
+		{"billing write-off", "BATCH...", "give batches up that are sealed, parked or rejected", billingVerb(billing.VerbWriteOff, "billing write-off")},
+		{"billing void", "BATCH...", "take confirmed batches back at the provider, within 24 hours", billingVerb(billing.VerbVoid, "billing void")},
+		{"billing reconcile", "TENANT", "compare a tenant's usage with the provider's totals now", billingReconcile},
+		{"billing accept", "DIFFERENCE", "take a difference with the provider's totals off the list", billingAccept},
+		{"billing backfill", "FILE...", "add events of spool files or JSON lines that the ledger doesn't have; -dry-run", billingBackfill},
 		{"billing notices", "", "list the webhooks that were given up, and why", billingNotices},
 		{"billing replay", "NOTICE...", "apply webhooks again", billingReplay},
 		{"probe", "URL", "test an MCP endpoint from outside, as a monitor would; $PROBE_KEY is a key to call with", probeCommand},
