@@ -29,6 +29,16 @@ func (b *bucket) wait(ctx context.Context, perSecond float64) error {
 	return sleep(ctx, at.Sub(now))
 }
 
+// unused gives back what a call that was not made had waited for.
+func (b *bucket) unused(perSecond float64) {
+	if perSecond <= 0 {
+		return
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.next = b.next.Add(-time.Duration(float64(time.Second) / perSecond))
+}
+
 // sleep waits for d or until ctx is done.
 func sleep(ctx context.Context, d time.Duration) error {
 	if d <= 0 {

@@ -88,13 +88,17 @@ func (w *Worker) drain(ctx context.Context, t OpenTarget, most int, slow func())
 		}
 		// The token comes before the claim, so that the wait for it is not
 		// taken from the lease.
-		if err := w.bucket(t.Target).wait(ctx, caps.MaxPerSecond); err != nil {
+		rate := w.bucket(t.Target)
+		if err := rate.wait(ctx, caps.MaxPerSecond); err != nil {
 			return time.Time{}, false, err
 		}
 		now := w.opts.Now().Round(0)
 		claim, err := w.claim(ctx, t.ID, caps)
 		if err != nil {
 			return time.Time{}, false, fmt.Errorf("billing: claim batch of tenant %s: %w", t.Target.Tenant, err)
+		}
+		if claim == nil || claim.Step != StepSend && claim.Step != StepVerify {
+			rate.unused(caps.MaxPerSecond)
 		}
 		if claim == nil {
 			return time.Time{}, false, nil

@@ -207,10 +207,18 @@ func TestRejectingTargets(t *testing.T) {
 }
 
 // TestManyTargets: ten thousand targets are through in a tick of five minutes at
-// the rate of a meter, whatever the provider takes for an answer up to seconds.
+// the rate of a meter, whatever the provider takes for an answer up to seconds:
+// in 10 s where it answers at once, 31 s after 50 ms, 63 s after 200 ms and after
+// 1 s, 200 s after 5 s.
+//
+// Seen taking 20 s at best with the rate charged for looking whether a target
+// has more.
 func TestManyTargets(t *testing.T) {
 	t.Parallel()
-	for _, latency := range []time.Duration{0, 50 * time.Millisecond, 200 * time.Millisecond, time.Second, 5 * time.Second} {
+	for latency, within := range map[time.Duration]time.Duration{
+		0: 11 * time.Second, 50 * time.Millisecond: 35 * time.Second, 200 * time.Millisecond: 80 * time.Second,
+		time.Second: 80 * time.Second, 5 * time.Second: 5 * time.Minute,
+	} {
 		synctest.Test(t, func(t *testing.T) {
 			batches := make([]int, 10_000)
 			for i := range batches {
@@ -224,7 +232,7 @@ func TestManyTargets(t *testing.T) {
 			require.NoError(t, err)
 			began := time.Now()
 			require.NoError(t, w.Tick(t.Context()))
-			require.Less(t, time.Since(began), 5*time.Minute)
+			require.Less(t, time.Since(began), within)
 			require.GreaterOrEqual(t, time.Since(began), 10*time.Second-time.Millisecond, "a thousand a second, no more")
 			require.Equal(t, 10_000, ledger.states[billing.StateConfirmed])
 			t.Logf("answers after %v: done in %v, at most %d under way", latency, time.Since(began).Round(time.Millisecond), reporter.most)
