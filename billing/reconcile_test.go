@@ -75,7 +75,8 @@ func TestRunReconciles(t *testing.T) {
 				w, err = billing.NewWorker(ledger, billingtest.NewProvider(billing.ModeMeter, time.Now), nil)
 				require.NoError(t, err)
 				require.NoError(t, w.Check(ctx))
-				go func() { done <- w.Run(ctx) }()
+				one := w
+				go func() { done <- one.Run(ctx) }()
 			}
 			red := func() {
 				t.Helper()
