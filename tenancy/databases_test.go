@@ -9,7 +9,6 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/url"
-	"os"
 	"strconv"
 	"strings"
 	"sync"
@@ -93,10 +92,10 @@ func (o *ownDatabases) dial(t testing.TB, opts tenancy.DatabasesOptions) *tenanc
 // own; with SOAK=1 there are 1,000 databases.
 func TestThousandDatabases(t *testing.T) {
 	t.Parallel()
-	const tenants, budget, callers, calls = 1000, 50, 64, 32
-	databases := 20
-	if os.Getenv("SOAK") != "" {
-		databases = tenants
+	const tenants, budget, callers = 1000, 50, 64
+	databases, calls := 20, 16 // of each caller: every tenant is called
+	if devtest.Soak() {
+		databases, calls = tenants, 32
 	}
 	var dbs []*devtest.Database
 	for range databases {

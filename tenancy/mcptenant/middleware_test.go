@@ -112,7 +112,7 @@ func TestForeignSessionIsRefusedWithoutTheSDKsCheck(t *testing.T) {
 // and panics of others, in one process.
 func TestInterleavedCallsKeepTheirTenants(t *testing.T) {
 	t.Parallel()
-	calls := 1500
+	calls := 600
 	if testing.Short() {
 		calls = 200
 	}
