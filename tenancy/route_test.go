@@ -159,6 +159,11 @@ func TestSchemasAtDifferentVersions(t *testing.T) {
 		require.Equal(t, []string{"tenant_id", "id", "name"}, columns(as(t.Context(), old)))
 		require.Equal(t, []string{"tenant_id", "id", "name", "extra"}, columns(as(t.Context(), young)))
 	}
+	kept := func(id tenant.ID) (n int) {
+		require.NoError(t, db.QueryRow(as(t.Context(), id), `select count(*) from pg_prepared_statements where statement = 'select * from products'`).Scan(&n))
+		return n
+	}
+	require.Equal(t, 2, kept(old))
 	// Nor does a call fail because its schema has just been migrated, although the
 	// statement is known. Mutation: without the second attempt each of these does.
 	b.owner(t, `alter table `+tenancy.SchemaName(old)+`.products add extra text default 'y'`)
@@ -167,6 +172,7 @@ func TestSchemasAtDifferentVersions(t *testing.T) {
 	require.Len(t, columns(shared), 3)
 	b.owner(t, `alter table public.products add extra int`)
 	require.Len(t, columns(shared), 4)
+	require.Equal(t, 3, kept(old), "one for each, and what is out of date is gone")
 }
 
 // move has the tenant live in its own schema from now on, as a mover would, with
