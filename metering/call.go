@@ -40,6 +40,7 @@ type call struct {
 
 	// charge is what the handler asked to be charged; negative if it did not.
 	charge atomic.Int64
+	added  atomic.Int64 // what it asked to be charged besides
 }
 
 // probe reports whether the platform itself is calling.
@@ -78,6 +79,7 @@ func (m *Meter) reserve(ctx context.Context, c *call, tool string, req *mcp.Call
 	c.scope, c.over = nil, ""
 	c.decision, c.denied, c.key = Decision{Allowed: true, Source: SourceUnlimited, Refused: -1, Time: c.start.UTC()}, nil, ""
 	c.charge.Store(-1)
+	c.added.Store(0)
 	if c.spec, ok = m.tools[tool]; !ok {
 		c.spec = Tool{Units: 1}
 	}
@@ -141,10 +143,14 @@ func (m *Meter) admit(ctx context.Context, c *call, req *mcp.CallToolRequest) er
 			return ctx.Err()
 		}
 		if !scope.hard { // what only tells doesn't make a call fail
-			c.decision.ID, c.decision.Units = r.ID, units
+			c.decision.ID, c.decision.Units, c.decision.Request, c.decision.Source = r.ID, units, r, SourceLocal
+			m.unmetered.Add(1)
 			return nil
 		}
 		return m.outage(ctx, c, plan.Plan, r, err)
+	}
+	if m.seeder != nil && d.Allowed && d.Source == SourceLimiter {
+		m.seeder.touch(r.Tenant, d)
 	}
 	return m.apply(c, d)
 }
@@ -154,12 +160,16 @@ func (m *Meter) outage(ctx context.Context, c *call, plan Plan, r Request, cause
 	if cause != errBreakerOpen {
 		m.log.LogAttrs(ctx, slog.LevelWarn, "limiter can't be asked", slog.String("tenant", c.tenant.ID.String()), slog.String("tool", c.label), slog.Any("err", cause))
 	}
-	if plan.OnOutage != Allow {
+	if plan.OnOutage == Deny {
 		m.unavailable.Add(1)
 		c.denied = &QuotaError{Code: CodeUnavailable, Tool: c.tool, Plan: c.tenant.Plan, Units: r.Units, RetryAfter: breakerProbe}
 		return c.denied
 	}
-	d, err := m.guard.takeLocal(ctx, r)
+	processes := int64(1)
+	if plan.OnOutage == Share {
+		processes = m.processes
+	}
+	d, err := m.guard.takeLocal(ctx, r, processes)
 	if err != nil {
 		return err
 	}
@@ -191,8 +201,11 @@ func (m *Meter) finish(ctx context.Context, c *call, outcome usage.Outcome) erro
 	reserved, want := d.Units, int64(0)
 	if c.spec.Charge.charges(outcome) {
 		want = reserved
-		if asked := c.charge.Load(); asked >= 0 && !d.Replay && !c.free() {
-			want = asked
+		if !d.Replay && !c.free() {
+			if asked := c.charge.Load(); asked >= 0 {
+				want = asked
+			}
+			want = min(want+c.added.Load(), MaxUnits)
 		}
 	}
 	// The caller may be gone, and its units and event must not go with it.
@@ -210,6 +223,7 @@ func (m *Meter) finish(ctx context.Context, c *call, outcome usage.Outcome) erro
 			d.ID = newEventID()
 		}
 		m.recordUncharged(ctx, c)
+		m.noteUse(ctx, c) // of the attempt
 		return nil
 	}
 	if err := m.record(ctx, c); err != nil {
@@ -218,6 +232,7 @@ func (m *Meter) finish(ctx context.Context, c *call, outcome usage.Outcome) erro
 		m.settle(ctx, c, 0)
 		return ErrNotRecorded
 	}
+	m.noteUse(ctx, c)
 	return nil
 }
 
@@ -236,7 +251,8 @@ func (m *Meter) settle(ctx context.Context, c *call, want int64) {
 	charged, err := m.guard.settle(ctx, *d, want)
 	if err != nil {
 		m.settleFailed.Add(1)
-		m.log.LogAttrs(ctx, slog.LevelWarn, "units not settled, the limits still count them", slog.String("tenant", c.tenant.ID.String()), slog.String("tool", c.label), slog.String("event", d.ID), slog.Any("err", err))
+		m.log.LogAttrs(ctx, slog.LevelWarn, "units not settled while the limiter is away", slog.String("tenant", c.tenant.ID.String()), slog.String("tool", c.label), slog.String("event", d.ID), slog.Any("err", err))
+		m.unsettled(ctx, *d, want, err)
 		charged = min(want, d.Units) // a bill never exceeds what was taken
 	} else if d.Slot = ""; charged < want {
 		m.log.LogAttrs(ctx, slog.LevelWarn, "limits admitted only part of what a tool asked to charge", slog.String("tenant", c.tenant.ID.String()), slog.String("tool", c.label), slog.String("event", d.ID))
@@ -257,11 +273,38 @@ func (m *Meter) event(c *call) usage.Event {
 		Tool:      c.label,
 		Units:     c.decision.Units,
 		Outcome:   c.outcome,
-		Time:      c.decision.Time.UTC(),
+		Time:      c.time(),
 		Duration:  max(0, m.now().Sub(c.start)),
-		Unmetered: c.decision.Source == SourceLocal && c.decision.Allowed,
+		Unmetered: c.letThrough(),
 		RequestID: c.key,
 	}
+}
+
+// letThrough reports whether the call ran without the limiter.
+func (c *call) letThrough() bool { return c.decision.Source == SourceLocal && c.decision.Allowed }
+
+// time is when the call's units were taken, within the periods that they were
+// taken from: the limiter's clock and ours may differ where one ends. Those of a
+// block were when it was lent: should the limiter lose its counters, the ledger says
+// what was taken before.
+func (c *call) time() time.Time {
+	t := c.decision.Time.UTC()
+	if c.letThrough() {
+		t = letThroughAt(t)
+	} else if g := c.decision.grant; g != nil {
+		t = g.at.UTC()
+	}
+	for _, b := range c.decision.Request.Bounds {
+		if b.Period == "" {
+			continue
+		}
+		if t.Before(b.Start) {
+			t = b.Start.UTC()
+		} else if !t.Before(b.End) {
+			t = b.End.UTC().Add(-time.Millisecond)
+		}
+	}
+	return t
 }
 
 func (m *Meter) record(ctx context.Context, c *call) error {

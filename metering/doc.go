@@ -13,8 +13,8 @@
 // the call is refused by a [*QuotaError]. Run. Settle: a call that did not do its
 // work (an error, a panic, an interim round that asks for input) gives its units
 // back, unless the tool's [ChargePolicy] says otherwise; one that did is charged
-// what was reserved, or what its handler said by [Charge]. Then its event is
-// recorded in the [usage.Sink], and only then is the call answered.
+// what was reserved, or what its handler said by [Charge] and [AddUnits]. Then its event
+// is recorded in the [usage.Sink], and only then is the call answered.
 //
 // The tenant and its plan come from the context, by package tenant, and are
 // never looked up. [Meter.Run], beside the server, is for what goes on beside the
@@ -22,6 +22,14 @@
 // limiter lends ([Leased]). The limiter has 25 ms to answer. After five failures in a row
 // it is asked once a second until it answers again, and meanwhile a plan gets
 // what its OnOutage says.
+//
+// # When the limiter is away
+//
+// Calls that are let through meanwhile say so in their events. With
+// [Options.Journal] they are noted, and so are units that could not be given back;
+// Run tells the limiter of them when it is there again, and limits and events agree.
+// With [Options.Ledger] the counter of a period that the limiter has lost is filled
+// again.
 //
 // # When the sink fails
 //

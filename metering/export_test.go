@@ -1,6 +1,10 @@
 package metering
 
-import "github.com/mcpsaas/mcpsaas/tenancy/tenant"
+import (
+	"time"
+
+	"github.com/mcpsaas/mcpsaas/tenancy/tenant"
+)
 
 // Runs reports whether Run has begun.
 func (l *Leased) Runs() bool { return l.runs() }
@@ -20,3 +24,9 @@ func (m *Meter) Asked(id tenant.ID) bool {
 	defer t.mu.Unlock()
 	return !t.asked.IsZero()
 }
+
+// Waits reports whether answers are waited for behind the calls.
+func (m *Meter) Waits() bool { return m.guard.leased.late.Load() > 0 }
+
+// LookSoon has the ledger asked again after the given times. Call it before Run.
+func (m *Meter) LookSoon(pauses ...time.Duration) { m.seeder.pauses = pauses }

@@ -3,7 +3,9 @@ package metering
 import (
 	"context"
 	"errors"
+	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -28,11 +30,14 @@ type guard struct {
 	budget  time.Duration
 	now     func() time.Time
 	permits chan struct{}
+	outages atomic.Int64 // breaker openings that have ended
 
 	mu       sync.Mutex
-	failures int       // in a row
-	probeAt  time.Time // when an open breaker lets the next question through
-	local    *Memory   // counts of the present outage; nil if there is none
+	failures int           // in a row
+	probeAt  time.Time     // when an open breaker lets the next question through
+	probing  bool          // somebody asks beside the calls while the breaker is open
+	local    *Memory       // counts of the present outage; nil if there is none
+	returned chan struct{} // closed when the limiter answers again; nil if nobody waits
 }
 
 func newGuard(l Limiter, budget time.Duration, now func() time.Time) *guard {
@@ -95,16 +100,26 @@ func (g *guard) settle(ctx context.Context, d Decision, units int64) (charged in
 	return charged, err
 }
 
-// takeLocal decides for this process alone.
-func (g *guard) takeLocal(ctx context.Context, r Request) (Decision, error) {
+// takeLocal decides for this process alone, which has its share of each limit.
+func (g *guard) takeLocal(ctx context.Context, r Request, processes int64) (Decision, error) {
 	g.mu.Lock()
 	if g.local == nil {
 		g.local = NewMemory(g.now)
 	}
 	local := g.local
 	g.mu.Unlock()
-	d, err := local.Take(ctx, r)
-	d.Source = SourceLocal
+	shared := r
+	if processes > 1 {
+		shared.Bounds = slices.Clone(r.Bounds)
+		for i := range shared.Bounds {
+			shared.Bounds[i].Units = max(1, r.Bounds[i].Units/processes)
+		}
+	}
+	d, err := local.Take(ctx, shared)
+	d.Source, d.Request = SourceLocal, r
+	for i := range d.Limits {
+		d.Limits[i].Units = r.Bounds[i].Units
+	}
 	return d, err
 }
 
@@ -130,15 +145,9 @@ func (g *guard) ask(ctx context.Context, question func(context.Context) error) e
 
 // check asks whether the limiter answers, whatever the breaker says.
 func (g *guard) check(ctx context.Context) error {
-	limiter := g.limiter
-	if g.leased != nil {
-		limiter = g.leased.limiter
-	}
-	checker, ok := limiter.(interface{ Check(context.Context) error })
-	if !ok {
-		g.mu.Lock()
-		defer g.mu.Unlock()
-		if g.failures >= breakerFailures {
+	checker := g.checker()
+	if checker == nil {
+		if g.open() {
 			return errBreakerOpen
 		}
 		return nil
@@ -151,6 +160,16 @@ func (g *guard) check(ctx context.Context) error {
 	return err
 }
 
+// checker is the limiter if it can tell whether it is there, else nil.
+func (g *guard) checker() interface{ Check(context.Context) error } {
+	limiter := g.limiter
+	if g.leased != nil {
+		limiter = g.leased.limiter
+	}
+	checker, _ := limiter.(interface{ Check(context.Context) error })
+	return checker
+}
+
 func (g *guard) admit() bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -158,7 +177,7 @@ func (g *guard) admit() bool {
 		return true
 	}
 	now := g.now()
-	if now.Before(g.probeAt) {
+	if g.probing || now.Before(g.probeAt) {
 		return false
 	}
 	g.probeAt = now.Add(breakerProbe)
@@ -169,11 +188,63 @@ func (g *guard) report(err error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if err == nil {
+		if g.failures >= breakerFailures {
+			g.outages.Add(1)
+		}
 		g.failures, g.local = 0, nil
+		if g.returned != nil {
+			close(g.returned)
+			g.returned = nil
+		}
 		return
 	}
 	if g.failures++; g.failures >= breakerFailures {
 		g.probeAt = g.now().Add(breakerProbe)
+	}
+}
+
+// back returns a channel that is closed when the limiter is asked, now or again.
+func (g *guard) back() <-chan struct{} {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.returned == nil {
+		g.returned = make(chan struct{})
+	}
+	returned := g.returned
+	if g.failures < breakerFailures {
+		close(returned)
+		g.returned = nil
+	}
+	return returned
+}
+
+// probe asks in the place of calls while the breaker is open, until ctx is done:
+// so no call waits for a limiter that is known to be away.
+func (g *guard) probe(ctx context.Context) error {
+	if g.checker() == nil {
+		<-ctx.Done()
+		return nil
+	}
+	set := func(probing bool) {
+		g.mu.Lock()
+		defer g.mu.Unlock()
+		g.probing = probing
+	}
+	set(true)
+	defer set(false)
+	ticker := time.NewTicker(breakerProbe)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ticker.C:
+			if g.open() {
+				asked, cancel := context.WithTimeout(ctx, g.budget)
+				_ = g.check(asked) // the breaker has been told
+				cancel()
+			}
+		case <-ctx.Done():
+			return nil
+		}
 	}
 }
 

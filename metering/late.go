@@ -9,7 +9,7 @@ const (
 	// maxLate is how many questions are let go on after those who asked have
 	// given up: fewer than a client has connections, so that those that a dead
 	// network holds don't keep the limiter away when it is back.
-	maxLate = 8
+	maxLate = 24
 
 	// lateTimeout is how long they go on.
 	lateTimeout = 10 * time.Second
@@ -23,7 +23,7 @@ const (
 // What an answer did that never comes stays done until its window has passed or
 // its period has ended: that is bounded by the questions that were under way
 // when the connection was lost, and by those that were asked beyond maxLate.
-func outlive[T any](ctx context.Context, l *Leased, ask func(context.Context) (T, error), undo func(context.Context, T)) (T, error) {
+func outlive[T any](ctx context.Context, l *Leased, ask func(context.Context) (T, error), undo func(context.Context, T, error)) (T, error) {
 	if err := ctx.Err(); err != nil {
 		var none T
 		return none, err
@@ -45,11 +45,9 @@ func outlive[T any](ctx context.Context, l *Leased, ask func(context.Context) (T
 		case answers <- answer{value, err}:
 		case <-ctx.Done():
 			defer l.late.Add(-1)
-			if err == nil {
-				undone, cancel := context.WithTimeout(context.WithoutCancel(ctx), settleTimeout)
-				defer cancel()
-				undo(undone, value)
-			}
+			undone, cancel := context.WithTimeout(context.WithoutCancel(ctx), settleTimeout)
+			defer cancel()
+			undo(undone, value, err)
 		}
 	}()
 	select {
@@ -58,18 +56,26 @@ func outlive[T any](ctx context.Context, l *Leased, ask func(context.Context) (T
 	case <-ctx.Done():
 		l.late.Add(1)
 		var none T
-		return none, ctx.Err()
+		return none, lateError{ctx.Err()}
 	}
 }
+
+// lateError says that a question goes on, and that somebody waits for its answer.
+type lateError struct{ error }
+
+func (e lateError) Unwrap() error { return e.error }
 
 // takeBehind asks the limiter behind for units. If nobody waits for the answer
 // any more, what was taken is given back.
 func (l *Leased) takeBehind(ctx context.Context, r Request) (Decision, error) {
 	return outlive(ctx, l,
 		func(ctx context.Context) (Decision, error) { return l.limiter.Take(ctx, r) },
-		func(ctx context.Context, d Decision) {
-			if d.Allowed {
-				_, _ = l.settleBehind(ctx, d, 0) // nobody is left to be told
+		func(ctx context.Context, d Decision, err error) {
+			if err != nil || !d.Allowed {
+				return
+			}
+			if _, err := l.settleBehind(ctx, d, 0); err != nil {
+				l.unsettled(ctx, d, 0, err) // nobody else is left to be told
 			}
 		})
 }
@@ -87,10 +93,16 @@ func (l *Leased) settleBehind(ctx context.Context, d Decision, units int64) (int
 	}
 	return outlive(ctx, l,
 		func(ctx context.Context) (int64, error) { return settle(ctx, d, units) },
-		func(ctx context.Context, charged int64) {
-			if more := d; charged > d.Units {
+		func(ctx context.Context, charged int64, err error) {
+			more := d
+			switch {
+			case err != nil:
+				l.unsettled(ctx, d, units, err)
+			case charged > d.Units:
 				more.Units, more.Slot, more.Block = charged, "", Block{Hold: d.Block.Hold}
-				_, _ = settle(ctx, more, d.Units)
+				if _, err := settle(ctx, more, d.Units); err != nil {
+					l.unsettled(ctx, more, d.Units, err)
+				}
 			}
 		})
 }

@@ -77,6 +77,9 @@ type Leased struct {
 	grants   []*grant // that have not been collected
 
 	late atomic.Int64 // questions that nobody waits for any more
+
+	// unsettled is told of what could not be settled behind the calls.
+	unsettled func(ctx context.Context, d Decision, units int64, cause error)
 }
 
 var (
@@ -106,6 +109,7 @@ func newLeased(limiter Limiter, o LeasedOptions) *Leased {
 	return &Leased{
 		limiter: limiter, minUnits: o.MinUnits, maxBlock: o.MaxBlock, ttl: o.TTL, now: o.Now,
 		accounts: make(map[tenant.ID]*account), sweepAt: 1024,
+		unsettled: func(context.Context, Decision, int64, error) {},
 	}
 }
 

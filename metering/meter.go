@@ -49,6 +49,22 @@ type Options struct {
 	// Memory, which is asked for every call. Now is Options.Now.
 	Leases LeasedOptions
 
+	// Journal, if set, keeps what the limiter could not be asked or told while it
+	// was away: the calls that were let through, and the units of others that it
+	// was to give back. Run brings them to its counters when it is there again,
+	// once each, at the times when they were used. The limiter must be a
+	// [Restorer], and the journal this Meter's alone.
+	Journal Journal
+
+	// Ledger, if set, fills the counters of periods that the limiter has lost: Run
+	// compares those that have just begun, in the limiter's memory or in this
+	// process', with what the ledger says. The limiter must be a [Seeder].
+	Ledger Ledger
+
+	// Processes is how many processes share the limiter, for plans whose OnOutage
+	// is Share. Defaults to 1.
+	Processes int
+
 	// IdempotencyTTL is how long an idempotency key is remembered.
 	// Defaults to 24 hours.
 	IdempotencyTTL time.Duration
@@ -95,6 +111,11 @@ type Meter struct {
 	watch   *watcher
 	loops   []func(context.Context) error // what Run runs
 
+	processes int64
+	restorer  Restorer // nil if there is no journal
+	journal   *journal // nil if there is none
+	seeder    *seeder  // nil if there is no ledger
+
 	mu        sync.RWMutex
 	wrapped   map[string]bool // tools that WithMetering has wrapped
 	known     map[string]bool // tools without a price that have been seen to exist
@@ -125,30 +146,47 @@ func New(limiter Limiter, sink usage.Sink, opts *Options) (*Meter, error) {
 	if o.IdempotencyTTL == 0 {
 		o.IdempotencyTTL = 24 * time.Hour
 	}
+	if o.Processes == 0 {
+		o.Processes = 1
+	}
 	o.Leases.Now = o.Now
 	o.Leases = o.Leases.withDefaults()
 	if err := o.validate(limiter, sink); err != nil {
 		return nil, fmt.Errorf("metering: configure meter: %w", err)
 	}
 
-	var loops []func(context.Context) error
+	var leased *Leased
+	behind := limiter
 	if _, ok := limiter.(*Memory); !ok {
-		leased := newLeased(limiter, o.Leases)
-		limiter, loops = leased, append(loops, leased.Run)
+		leased = newLeased(limiter, o.Leases)
+		behind = leased
 	}
 	m := &Meter{
-		guard:   newGuard(limiter, o.Budget, o.Now),
-		sink:    sink,
-		tools:   maps.Clone(o.Tools),
-		plans:   make(map[tenant.Plan]*compiledPlan, len(o.Plans)),
-		log:     o.Logger,
-		now:     o.Now,
-		keyTTL:  o.IdempotencyTTL,
-		observe: o.Observe,
-		loops:   loops,
-		watch:   newWatcher(o.Alerts, o.Logger, o.Now),
-		wrapped: make(map[string]bool),
-		known:   make(map[string]bool),
+		guard:     newGuard(behind, o.Budget, o.Now),
+		sink:      sink,
+		tools:     maps.Clone(o.Tools),
+		plans:     make(map[tenant.Plan]*compiledPlan, len(o.Plans)),
+		log:       o.Logger,
+		now:       o.Now,
+		keyTTL:    o.IdempotencyTTL,
+		observe:   o.Observe,
+		processes: int64(o.Processes),
+		watch:     newWatcher(o.Alerts, o.Logger, o.Now),
+		wrapped:   make(map[string]bool),
+		known:     make(map[string]bool),
+	}
+	m.loops = append(m.loops, m.guard.probe)
+	if leased != nil {
+		leased.unsettled = m.unsettled
+		m.loops = append(m.loops, leased.Run)
+	}
+	if o.Journal != nil {
+		m.journal, m.restorer = newJournal(o.Journal), limiter.(Restorer)
+		m.loops = append(m.loops, m.runJournal)
+	}
+	if o.Ledger != nil {
+		m.seeder = newSeeder(limiter.(Seeder), o.Ledger, o.Logger, o.Now, &m.guard.outages)
+		m.loops = append(m.loops, m.seeder.run)
 	}
 	if m.watch.on {
 		m.loops = append(m.loops, m.watch.run)
@@ -170,6 +208,15 @@ func (o Options) validate(limiter Limiter, sink usage.Sink) error {
 	}
 	if sink == nil {
 		errs = append(errs, errors.New("sink is nil"))
+	}
+	if _, ok := limiter.(Restorer); o.Journal != nil && !ok {
+		errs = append(errs, errors.New("Journal: the limiter is no Restorer"))
+	}
+	if _, ok := limiter.(Seeder); o.Ledger != nil && !ok {
+		errs = append(errs, errors.New("Ledger: the limiter is no Seeder"))
+	}
+	if o.Processes < 1 {
+		errs = append(errs, fmt.Errorf("Processes: %d is negative", o.Processes))
 	}
 	for _, name := range slices.Sorted(maps.Keys(o.Tools)) {
 		field := fmt.Sprintf("Tools[%q]", name)

@@ -20,6 +20,11 @@ const (
 	// "unlimited": each process counts the plan's limits by itself for as
 	// long as the outage lasts, so N processes admit at most N times a limit.
 	Allow
+
+	// Share is Allow with a part of each limit for each process: what it allows
+	// divided by Options.Processes, at least 1. So all of them together admit
+	// about the limit once more.
+	Share
 )
 
 // Plan is what the tenants of a plan may use. The zero Plan is unlimited: its
@@ -102,7 +107,7 @@ func (p Plan) validate(field string, tools map[string]Tool) error {
 			errs = append(errs, fmt.Errorf("%s.Attempts: the plan has no limits", field))
 		}
 	}
-	if p.OnOutage != Deny && p.OnOutage != Allow {
+	if p.OnOutage < Deny || p.OnOutage > Share {
 		errs = append(errs, fmt.Errorf("%s.OnOutage: unknown policy %d", field, p.OnOutage))
 	}
 	return errors.Join(errs...)

@@ -11,8 +11,15 @@ type Stats struct {
 	Replayed    int64 // calls that an earlier charge paid for, by idempotency key
 
 	// SettleFailed counts calls whose units could not be given back, or taken
-	// in addition, because the limiter was away; they stay as reserved.
+	// in addition, because the limiter was away. They are given back later if
+	// there is a journal, else they stay as reserved.
 	SettleFailed int64
+
+	// Unjournaled counts what the limiter will not be told of when it is back,
+	// for want of a journal or because the journal did not take it, and InDoubt
+	// the settlements of which only the limiter knows whether it has made them:
+	// it counts those calls as reserved.
+	Unjournaled, InDoubt int64
 
 	// Unrecorded counts answers that were withheld because their usage could
 	// not be made durable, and EventsLost the events of uncharged calls (a
@@ -31,6 +38,7 @@ type Stats struct {
 type counters struct {
 	admitted, denied, unmetered, unavailable, replayed atomic.Int64
 	settleFailed, unrecorded, eventsLost               atomic.Int64
+	unjournaled, inDoubt                               atomic.Int64
 }
 
 // Stats returns the counts so far.
@@ -47,6 +55,8 @@ func (m *Meter) Stats() Stats {
 		AlertsTold:   m.watch.told.Load(),
 		AlertsFailed: m.watch.failed.Load(),
 		AlertsLost:   m.watch.lost.Load(),
+		Unjournaled:  m.unjournaled.Load(),
+		InDoubt:      m.inDoubt.Load(),
 		BreakerOpen:  m.guard.open(),
 	}
 }

@@ -74,13 +74,35 @@ func (m *Meter) settlePanic(ctx context.Context, c *call) {
 // Charge returns an error if units is negative or more than MaxUnits, or if ctx
 // is not that of a metered call.
 func Charge(ctx context.Context, units int64) error {
+	c, err := runningCall(ctx, units)
+	if err == nil {
+		c.charge.Store(units)
+	}
+	return err
+}
+
+// AddUnits makes the running call of a metered tool cost units more when it ends,
+// on top of what was reserved for it or of what Charge says: for a handler that
+// finds out piece by piece what it uses, in several goroutines if it likes. All
+// else is as for Charge.
+func AddUnits(ctx context.Context, units int64) error {
+	c, err := runningCall(ctx, units)
+	if err != nil {
+		return err
+	}
+	if c.added.Add(units) > MaxUnits {
+		c.added.Store(MaxUnits)
+	}
+	return nil
+}
+
+func runningCall(ctx context.Context, units int64) (*call, error) {
 	if units < 0 || units > MaxUnits {
-		return fmt.Errorf("metering: charge %d units: want 0 to %d", units, int64(MaxUnits))
+		return nil, fmt.Errorf("metering: charge %d units: want 0 to %d", units, int64(MaxUnits))
 	}
 	c, ok := ctx.Value(callKey{}).(*call)
 	if !ok {
-		return errors.New("metering: charge: no metered call in context")
+		return nil, errors.New("metering: charge: no metered call in context")
 	}
-	c.charge.Store(units)
-	return nil
+	return c, nil
 }

@@ -43,14 +43,7 @@ order by tool`
 // Usage returns what each tool of the tenant was used in [from, to), by name.
 // Events that are still in a sink are not in it.
 func (l *Ledger) Usage(ctx context.Context, id tenant.ID, from, to time.Time) ([]ToolUsage, error) {
-	first := from.UTC().Truncate(time.Hour)
-	if first.Before(from) {
-		first = first.Add(time.Hour)
-	}
-	last := to.UTC().Truncate(time.Hour)
-	if last.Before(first) { // within one hour: events only
-		first, last = to, to
-	}
+	first, last := wholeHours(from, to)
 	rows, err := l.pool.Query(ctx, usageSQL, id, from, to, first, last)
 	if err != nil {
 		return nil, fmt.Errorf("pgledger: read usage of tenant %s: %w", id, pgredact.Error(err))

@@ -145,6 +145,7 @@ type app struct {
 	alerts  *redisquota.Alerts
 	sender  *alert.Sender
 	spool   *usage.Spool // nil where usage waits in Redis
+	journal *usage.Spool // of what Redis could not be told; nil where there is no disk
 	sink    usageSink
 	meter   *metering.Meter
 	metrics *metrics
@@ -217,14 +218,23 @@ func (a *app) buildMetering(context.Context) (err error) {
 	if a.sender, err = newSender(a.config, alert.EndpointsFunc(a.endpoint)); err != nil {
 		return err
 	}
-	a.meter, err = metering.New(a.limiter, a.sink, &metering.Options{
+	opts := &metering.Options{
 		Tools:   tools,
 		Plans:   plans,
 		Alerts:  &metering.AlertOptions{Tell: a.tell, Store: a.alerts, OwnPercent: a.ownPercent},
 		Budget:  a.config.budget,
+		Ledger:  a.ledger,
 		Logger:  a.logger,
 		Observe: a.metrics.observe,
-	})
+	}
+	if a.config.spoolDir != "" {
+		a.journal, err = usage.OpenSpool(filepath.Join(a.config.spoolDir, "quota"), &usage.SpoolOptions{DrainTimeout: time.Second, Logger: a.logger})
+		if err != nil {
+			return fmt.Errorf("SPOOL_DIR: %w", err)
+		}
+		opts.Journal = a.journal
+	}
+	a.meter, err = metering.New(a.limiter, a.sink, opts)
 	return err
 }
 
@@ -345,8 +355,11 @@ func (a *app) ready(ctx context.Context) error {
 }
 
 func (a *app) close() {
-	if a.spool != nil {
-		if err := a.spool.Close(); err != nil {
+	for _, spool := range []*usage.Spool{a.spool, a.journal} {
+		if spool == nil {
+			continue
+		}
+		if err := spool.Close(); err != nil {
 			a.logger.Error("spool can't be closed", "err", err)
 		}
 	}

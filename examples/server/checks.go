@@ -31,6 +31,7 @@ func (a *app) buildHealth(context.Context) (err error) {
 			{Name: "directory", Run: a.directory.Check, Startup: true},
 			{Name: "api_keys", Run: a.keys.Check, Startup: true},
 			{Name: "redis", Run: a.limiter.Check},
+			{Name: "quota_journal", Run: a.checkJournal},
 			{Name: "usage", Run: a.sink.Check},
 			{Name: "usage_events", Run: a.ledger.Check, Interval: 5 * time.Minute},
 			{Name: "stripe_catalog", Run: a.catalog.check},
@@ -48,6 +49,15 @@ func (a *app) buildHealth(context.Context) (err error) {
 		Logger:       a.logger,
 	})
 	return err
+}
+
+// checkJournal reports that Redis has not been told of what was let through while
+// it was away, and can't be: its own check says whether it is there.
+func (a *app) checkJournal(ctx context.Context) error {
+	if a.journal == nil {
+		return nil
+	}
+	return a.journal.Check(ctx)
 }
 
 var errNotServed = errors.New("the tenant is not being served")

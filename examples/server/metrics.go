@@ -66,6 +66,16 @@ func (a *app) metricsHandler() http.Handler {
 		}
 		return 0
 	}))
+	for _, c := range []struct {
+		name, help string
+		value      func(metering.Stats) int64
+	}{
+		{"mcp_quota_unmetered_total", "Calls let through while the limiter was away.", func(s metering.Stats) int64 { return s.Unmetered }},
+		{"mcp_quota_unjournaled_total", "What the limiter will not be told of when it is back.", func(s metering.Stats) int64 { return s.Unjournaled }},
+		{"mcp_quota_in_doubt_total", "Settlements of which only the limiter knows whether it has made them.", func(s metering.Stats) int64 { return s.InDoubt }},
+	} {
+		r.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{Name: c.name, Help: c.help}, func() float64 { return float64(c.value(a.meter.Stats())) }))
+	}
 	for state, count := range map[string]func(metering.Stats) int64{
 		"told":   func(s metering.Stats) int64 { return s.AlertsTold },
 		"failed": func(s metering.Stats) int64 { return s.AlertsFailed },

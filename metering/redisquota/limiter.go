@@ -151,13 +151,7 @@ func (l *Limiter) decide(ctx context.Context, r metering.Request, take bool) (me
 
 // Settle implements metering.Limiter by one script call.
 func (l *Limiter) Settle(ctx context.Context, d metering.Decision, units int64) (int64, error) {
-	r := d.Request
-	if r.Key == "" {
-		r.Block = d.Block
-	}
-	args := l.settle.args(l.keys(r), 11)
-	args = append(args, packBounds(r), d.Time.UnixMilli(), d.Units, units, d.Block.Units, d.Block.Calls, d.Slot, d.ID, flag(d.Replay), d.Block.Hold.Milliseconds(), r.Block.ID)
-	reply, err := l.settle.run(ctx, l.asks, args)
+	reply, err := l.settle.run(ctx, l.asks, l.settleArgs(l.settle, d, units))
 	if err != nil {
 		return 0, fmt.Errorf("redisquota: settle units: %w", err)
 	}
@@ -166,6 +160,14 @@ func (l *Limiter) Settle(ctx context.Context, d metering.Decision, units int64) 
 		return 0, errors.New("redisquota: settle units: script returned no number")
 	}
 	return charged, nil
+}
+
+func (l *Limiter) settleArgs(s script, d metering.Decision, units int64) []any {
+	r := d.Request
+	if r.Key == "" {
+		r.Block = d.Block
+	}
+	return append(s.args(l.keys(r), 15), packBounds(r), d.Time.UnixMilli(), d.Units, units, d.Block.Units, d.Block.Calls, d.Slot, d.ID, flag(d.Replay), d.Block.Hold.Milliseconds(), r.Block.ID)
 }
 
 // Renew implements metering.Renewer by one script call.

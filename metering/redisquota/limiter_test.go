@@ -260,7 +260,7 @@ func TestForget(t *testing.T) {
 	}
 	size, err := client.DBSize(t.Context()).Result()
 	require.NoError(t, err)
-	require.EqualValues(t, 5, size)
+	require.EqualValues(t, 6, size)
 	require.NoError(t, limiter.Forget(t.Context(), gone.Tenant))
 	keys, err := client.Keys(t.Context(), "*").Result()
 	require.NoError(t, err)

@@ -186,6 +186,16 @@ local function keep_until(period_end)
   return string.format('%.0f', period_end + 172800000)
 end
 
+-- count adds units to the counter of a period. Beside one that is new stands that
+-- it counts from now on: see seed.lua.
+local function count(key, units, now, period_end)
+  if call('INCRBY', key, string.format('%.0f', units)) == units
+    and call('HSETNX', key .. '#since', 'since', string.format('%.0f', now)) == 1 then
+    call('PEXPIREAT', key .. '#since', keep_until(period_end))
+  end
+  call('PEXPIREAT', key, keep_until(period_end))
+end
+
 -- read_bound returns the i-th of the bounds that the caller has packed: its
 -- kind, the units that it gives, the limit, the window in ms, and the last
 -- number, which is the resolution in ms of a window, the end in Unix ms of a

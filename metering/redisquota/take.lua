@@ -119,8 +119,7 @@ if refused == 0 then
     states[i][1] = math.max(0, states[i][1] - weight)
     if take and weight > 0 then
       if b.kind == PERIOD then
-        call('INCRBY', KEYS[i], string.format('%.0f', weight))
-        call('PEXPIREAT', KEYS[i], keep_until(b.last))
+        count(KEYS[i], weight, now, b.last)
       elseif b.kind == SLOTS then
         call('ZADD', KEYS[i], string.format('%.0f', now + b.last), slot)
         call('PEXPIRE', KEYS[i], b.last)

@@ -51,7 +51,7 @@ func (s script) run(ctx context.Context, client Client, args []any) (string, err
 		err = client.Process(ctx, cmd)
 	}
 	if err != nil {
-		return "", err
+		return "", notAsked(err)
 	}
 	return cmd.Val(), nil
 }
