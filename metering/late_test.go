@@ -34,6 +34,16 @@ func slow(t *testing.T) (l *metering.Leased, memory *metering.Memory, answer cha
 	return l, memory, answer
 }
 
+// release lets one question be answered.
+func release(t *testing.T, answer chan struct{}) {
+	t.Helper()
+	select {
+	case answer <- struct{}{}:
+	case <-time.After(10 * time.Second):
+		require.Fail(t, "nobody asks")
+	}
+}
+
 // What a limiter took for a call that has given up is given back when the answer
 // comes. Mutation seen here: without that, the units stay.
 func TestLateAnswer(t *testing.T) {
@@ -52,8 +62,8 @@ func TestLateAnswer(t *testing.T) {
 	defer cancel()
 	_, err := leased.Take(ctx, r)
 	require.ErrorIs(t, err, context.DeadlineExceeded)
-	answer <- struct{}{}
-	answer <- struct{}{} // to the question to give it back
+	release(t, answer)
+	release(t, answer) // the question to give it back
 	require.Eventually(t, untouched, 10*time.Second, time.Millisecond)
 
 	// Nothing of it is left under the key either.
@@ -86,9 +96,9 @@ func TestLateSettlement(t *testing.T) {
 		require.ErrorIs(t, err, context.DeadlineExceeded)
 	}
 	giveUp(50)
-	answer <- struct{}{}
+	release(t, answer)
 	require.Eventually(t, func() bool { return left() == 50 }, 10*time.Second, time.Millisecond)
-	answer <- struct{}{}
+	release(t, answer)
 	require.Eventually(t, func() bool { return left() == 80 }, 10*time.Second, time.Millisecond)
 
 	giveUp(0)
