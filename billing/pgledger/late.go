@@ -95,8 +95,8 @@ order by (since <= $2 and until > $2) desc, since desc limit 1`
 
 	replaceSQL = `
 insert into mcpsaas.usage_batches (id, events_in, tenant_id, target_id, period_start, period_end,
-	quantity, events, first_event, last_event, slot, sealed_at, next_at, first_id, last_id, moved_from)
-select $2, events_in, tenant_id, $7, $3, $4, quantity, events, first_event, last_event, $5, $6, $6, first_id, last_id, id
+	quantity, events, first_event, last_event, slot, sealed_at, next_at, first_id, last_id, granted, moved_from)
+select $2, events_in, tenant_id, $7, $3, $4, quantity, events, first_event, last_event, $5, $6, $6, first_id, last_id, granted, id
 from mcpsaas.usage_batches where id = $1`
 
 	lateSQL = `update mcpsaas.usage_batches set state = $2, reason = $3, lease_until = null where id = $1`

@@ -185,7 +185,8 @@ func stretch(periods []period, at time.Time) (covering []period, bound time.Time
 }
 
 // attachSQL takes the oldest events up to a number and a sum, but at least one,
-// and returns what it really took.
+// and returns what it really took, and how much of it occurred between which of
+// the bounds $7.
 const attachSQL = `
 with first as (
 	select event_id, bill_at, units from mcpsaas.usage_events
@@ -199,20 +200,27 @@ with first as (
 ), attached as (
 	update mcpsaas.usage_events e set batch_id = $1, due = false
 	from fitting f where e.event_id = f.event_id and e.batch_id is null
-	returning e.event_id, e.units, e.bill_at
+	returning e.event_id, e.units, e.bill_at, e.occurred_at
 )
 select count(*), coalesce(sum(units), 0)::bigint, min(bill_at), max(bill_at),
 	min(event_id::text collate "C"), max(event_id::text collate "C"),
-	(select count(*) from first) = $5 or (select count(*) from fitting) < (select count(*) from first)
+	(select count(*) from first) = $5 or (select count(*) from fitting) < (select count(*) from first),
+	(select array_agg(array[place, units] order by place) from (
+		select width_bucket(occurred_at, $7)::bigint as place, sum(units)::bigint as units from attached group by 1) as p)
 from attached`
 
 const insertBatchSQL = `
 insert into mcpsaas.usage_batches (id, events_in, tenant_id, target_id, period_start, period_end,
-	quantity, events, first_event, last_event, slot, sealed_at, next_at, first_id, last_id, state, reason)
-values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $12, $13, $14, $15, $16)`
+	quantity, events, first_event, last_event, slot, sealed_at, next_at, first_id, last_id, state, reason, granted, confirmed_at)
+values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $12, $13, $14, $15, $16, $17,
+	case when $15 = 'confirmed' then $12::timestamptz end)`
+
+// coveredByGrants is the reason of a batch that leaves nothing to be reported.
+const coveredByGrants = "grants cover all of it"
 
 // seal makes a batch for each of the periods out of the due events in [from,
-// to): sealed, or written off. full is set when more are left there than fit.
+// to): sealed, or written off. Of what is sealed grants pay their part first;
+// where nothing remains the batch is settled with that. full is set when more are left there than fit.
 func (s sealer) seal(ctx context.Context, periods []period, from, to time.Time, state billing.State) (full bool, err error) {
 	limit := int64(math.MaxInt64)
 	for _, p := range periods {
@@ -224,18 +232,32 @@ func (s sealer) seal(ctx context.Context, periods []period, from, to time.Time, 
 	for i := range ids {
 		ids[i] = tenant.NewID()
 	}
-	var quantity int64
+	grants, bounds, err := s.left(ctx)
+	if err != nil {
+		return false, err
+	}
+	var quantity, covered int64
+	var usage [][]int64
 	var events int
 	var earliest, latest time.Time
 	var firstID, lastID string
-	err = s.tx.QueryRow(ctx, attachSQL, ids[0], s.tenant, from, to, maxEvents, limit).
-		Scan(&events, &quantity, &earliest, &latest, &firstID, &lastID, &full)
+	err = s.tx.QueryRow(ctx, attachSQL, ids[0], s.tenant, from, to, maxEvents, limit, bounds).
+		Scan(&events, &quantity, &earliest, &latest, &firstID, &lastID, &full, &usage)
 	if err != nil {
 		return false, err
 	}
 	actor, reason := worker, ""
 	if state == billing.StateWrittenOff {
 		actor, reason = policy, lateWrittenOff
+	} else {
+		var burns []burn
+		burns, covered = cover(grants, bounds, usage)
+		if err := s.burn(ctx, burns, ids[0]); err != nil {
+			return false, err
+		}
+		if quantity -= covered; quantity == 0 {
+			state, reason = billing.StateConfirmed, coveredByGrants
+		}
 	}
 	for i, p := range periods {
 		slot, err := s.slot(ctx, p, latest)
@@ -243,7 +265,7 @@ func (s sealer) seal(ctx context.Context, periods []period, from, to time.Time, 
 			return false, err
 		}
 		_, err = s.tx.Exec(ctx, insertBatchSQL, ids[i], ids[0], s.tenant, p.targetID, p.start, p.end,
-			quantity, events, earliest, latest, slot, s.now, firstID, lastID, state, reason)
+			quantity, events, earliest, latest, slot, s.now, firstID, lastID, state, reason, covered)
 		if err != nil {
 			return false, err
 		}
