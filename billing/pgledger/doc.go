@@ -9,6 +9,8 @@
 //	billing_subscriptions  what the provider last said
 //	billing_targets        where usage goes
 //	billing_periods        which usage goes there: what occurred from when to when
+//	billing_grants         units that are used before any is billed
+//	billing_grant_entries  every movement of those; append only
 //	billing_notices        the inbox of webhooks
 //	billing_signals        when the provider last answered, and last refused us
 //

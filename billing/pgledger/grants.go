@@ -25,10 +25,10 @@ const (
 // sealed, whenever that is, and only the rest is reported to the provider. Usage
 // that was sealed before the grant was there is billed as it is.
 type Grant struct {
-	ID     tenant.ID   `json:"id"` // chosen by AddGrant
-	Tenant tenant.ID   `json:"tenant"`
-	Kind   GrantKind   `json:"kind"` // defaults to GrantFree
-	Units  int64       `json:"units"`
+	ID     tenant.ID `json:"id"` // chosen by AddGrant
+	Tenant tenant.ID `json:"tenant"`
+	Kind   GrantKind `json:"kind"` // defaults to GrantFree
+	Units  int64     `json:"units"`
 
 	// Priority decides which of several is used first: the lowest number, then
 	// the one that expires first, then the oldest.

@@ -67,6 +67,9 @@ type config struct {
 	item, at      string // billing explain
 	events        bool
 
+	kind, expires, reference string // billing grant add
+	priority                 int
+
 	severity, sarif, allow string // audit
 	strict                 bool
 }
@@ -147,6 +150,10 @@ func (c *config) parse(name string, args []string, getenv func(string) string, o
 	fs.StringVar(&c.at, "at", "", "billing explain: the billing period that this time or date lies in (default: the present one)")
 	fs.BoolVar(&c.events, "events", false, "billing explain: with the ids of the events")
 	fs.BoolVar(&c.dryRun, "dry-run", false, "tenant move, billing backfill: say what would be done and what is in the way, and do nothing")
+	fs.StringVar(&c.kind, "kind", "free", "billing grant add: free or prepaid")
+	fs.StringVar(&c.expires, "expires", "", "billing grant add: the first day (or time) of which usage isn't covered any more, or a duration from now (default: never)")
+	fs.StringVar(&c.reference, "reference", "", "billing grant add: what it is for, once: an invoice, a ticket")
+	fs.IntVar(&c.priority, "priority", 0, "billing grant add: which is used first, the lowest")
 	fs.BoolVar(&c.abort, "abort", false, "tenant move: give up the move that was begun")
 	fs.BoolVar(&c.purge, "purge", false, "tenant move: delete what earlier moves have left behind")
 	fs.StringVar(&c.per, "per", "", "tenant limit set: day, month, billing or the length of a window like 24h, for a limit beside those of the plan")
