@@ -11,6 +11,7 @@
 //	billing_periods        which usage goes there: what occurred from when to when
 //	billing_grants         units that are used before any is billed
 //	billing_grant_entries  every movement of those; append only
+//	billing_caps           what a tenant may spend
 //	billing_notices        the inbox of webhooks
 //	billing_signals        when the provider last answered, and last refused us
 //

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"math/big"
 	"regexp"
 	"strings"
@@ -42,6 +43,22 @@ type CatalogPlan struct {
 	// decimal with at most 12 places: "0.1" is a tenth of a cent. Empty: usage
 	// isn't billed.
 	Unit string
+}
+
+// Units returns how many units cost no more than amount, which is in the
+// currency's smallest unit, besides the flat price: what a cap on spending allows.
+// ok is false where a unit costs nothing.
+func (p CatalogPlan) Units(amount int64) (units int64, ok bool) {
+	price, valid := new(big.Rat).SetString(p.Unit)
+	if !valid || price.Sign() <= 0 || amount < 0 {
+		return 0, false
+	}
+	n := new(big.Rat).Quo(new(big.Rat).SetInt64(amount), price)
+	whole := new(big.Int).Quo(n.Num(), n.Denom())
+	if !whole.IsInt64() {
+		return math.MaxInt64, true
+	}
+	return whole.Int64(), true
 }
 
 // CatalogChange is one difference between a catalog and the account.

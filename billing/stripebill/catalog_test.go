@@ -1,6 +1,7 @@
 package stripebill_test
 
 import (
+	"math"
 	"net/http"
 	"sync"
 	"testing"
@@ -167,4 +168,26 @@ func TestCatalogNamespaces(t *testing.T) {
 	changes, err := other.EnsureCatalog(t.Context(), catalog)
 	require.NoError(t, err)
 	require.Len(t, changes, 6)
+}
+
+func TestCatalogPlanUnits(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		unit   string
+		amount int64
+		units  int64
+		ok     bool
+	}{
+		{"0.1", 5000, 50_000, true},
+		{"0.3", 100, 333, true},
+		{"250", 249, 0, true},
+		{"0.000000000001", 1 << 62, math.MaxInt64, true},
+		{"1", 0, 0, true},
+		{"0", 100, 0, false},
+		{"", 100, 0, false},
+	} {
+		units, ok := stripebill.CatalogPlan{Unit: tt.unit}.Units(tt.amount)
+		require.Equal(t, tt.units, units, tt.unit)
+		require.Equal(t, tt.ok, ok, tt.unit)
+	}
 }

@@ -221,7 +221,7 @@ func (a *app) buildMetering(context.Context) (err error) {
 	opts := &metering.Options{
 		Tools:   tools,
 		Plans:   plans,
-		Alerts:  &metering.AlertOptions{Tell: a.tell, Store: a.alerts, OwnPercent: a.ownPercent},
+		Alerts:  &metering.AlertOptions{Tell: a.tell, Store: a.alerts, OwnPercent: a.ownPercent, LimitPercent: map[string][]int{spendLimit: {50, 80, 100}}},
 		Budget:  a.config.budget,
 		Ledger:  a.ledger,
 		Logger:  a.logger,
@@ -409,7 +409,10 @@ func (a *app) applySubscription(ctx context.Context, c billing.Change) error {
 		a.logger.WarnContext(ctx, "what Stripe says of a tenant is refused", "tenant", c.Tenant, "customer", c.Customer, "err", err)
 		return nil
 	}
-	return err
+	if err != nil {
+		return err
+	}
+	return a.applyCap(ctx, c.Tenant)
 }
 
 // flushUsage carries the tenant's usage from this process to Stripe.
