@@ -104,8 +104,9 @@ func alerting(t *testing.T, opts *metering.Options, alerts metering.AlertOptions
 	return b, e
 }
 
-// Mutations: without the marks of a period, each call tells again; with marks that
-// don't know their period, the next one tells nothing.
+// Mutation: with marks that don't know their period, the next one tells nothing.
+// Without any marks each call asks the store again, which is not seen here: the
+// store drops what it knows.
 func TestAlerts(t *testing.T) {
 	t.Parallel()
 	b, e := alerting(t, nil, metering.AlertOptions{})
@@ -159,7 +160,8 @@ func TestAlertOfPeriod(t *testing.T) {
 }
 
 // A call that is dearer than what is left finds the limit used up; one that is
-// dearer than the limit finds nothing.
+// dearer than the limit finds nothing. Mutation: with the share of used units alone,
+// nobody is told that calls are refused.
 func TestAlertOfRefusal(t *testing.T) {
 	t.Parallel()
 	b, e := alerting(t, nil, metering.AlertOptions{Percent: []int{100}, OwnPercent: func(context.Context, tenant.ID) (int, error) { return -1, nil }})
@@ -175,7 +177,8 @@ func TestAlertOfRefusal(t *testing.T) {
 	e.hears(t, "hour 100 10/10")
 }
 
-// A call that gives its units back has used nothing.
+// A call that gives its units back has used nothing. Mutation: with a look before the
+// call is settled, its units count.
 func TestNoAlertOfWhatIsGivenBack(t *testing.T) {
 	t.Parallel()
 	b, e := alerting(t, nil, metering.AlertOptions{})
@@ -306,7 +309,7 @@ func TestAlertsWaitForTheStore(t *testing.T) {
 }
 
 // Three replicas cross at once, and each threshold is told once. Mutation: with a
-// store of its own, each replica tells it.
+// store that forgets what was told, the others tell it again.
 func TestAlertsOfAFleet(t *testing.T) {
 	t.Parallel()
 	limiter, clock := meteringtest.NewLimiter()
@@ -379,7 +382,8 @@ func TestAlertOfAReplicaThatHangs(t *testing.T) {
 	}, time.Minute, time.Millisecond)
 }
 
-// Run ends when it is told to, and leaves what it has found in the store.
+// Run ends when it is told to, and leaves what it has found in the store. Mutation:
+// without the last look at what was found, that is lost.
 func TestAlertsOutliveRun(t *testing.T) {
 	t.Parallel()
 	limiter, clock := meteringtest.NewLimiter()

@@ -113,9 +113,8 @@ func (b *bench) use(t *testing.T, tool string, calls int) (admitted int) {
 }
 
 // A tenant's own limits hold from the next call on, for it alone, and what it has
-// used by then counts. Mutations: a plan that is kept by tenant without a look at
-// its limits goes on with the first set; own limits that are not part of the key
-// let the second tenant have the first one's.
+// used by then counts. Mutation: a plan that is kept without a look at the limits goes
+// on with the first set.
 func TestOwnLimits(t *testing.T) {
 	t.Parallel()
 	b := newBench(t, nil)
@@ -141,7 +140,8 @@ func TestOwnLimits(t *testing.T) {
 }
 
 // Through a tenant's own limits, too, no limit is exceeded and none refuses too
-// early, whichever share a counter.
+// early, whichever share a counter. Mutations: with the first of several instead of
+// the tightest, too much is admitted; with a soft limit's own units, too little.
 func TestOwnLimitsOnOneCounter(t *testing.T) {
 	t.Parallel()
 	random := rand.New(rand.NewPCG(1, 2))
@@ -208,8 +208,8 @@ func TestShadow(t *testing.T) {
 	require.EqualValues(t, 19, b.left(t, "told"))
 }
 
-// A limit that is tried out never makes a call fail, and never changes its
-// attempts.
+// A limit that is tried out never makes a call fail, and never changes its attempts.
+// Mutation: with the outage policy of the plan, calls are refused.
 func TestShadowAndOutage(t *testing.T) {
 	t.Parallel()
 	away := errors.New("away")

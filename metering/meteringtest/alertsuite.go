@@ -14,8 +14,8 @@ import (
 
 // TestAlertStore is what a metering.AlertStore must pass. open returns a handle
 // of the same store each time, as replicas have them; nobody else uses it.
-// Mutations seen here: Add that forgets what was told; Claim without a lease;
-// Release by a claim that is over.
+// Mutations seen here: Add that forgets what was told, Claim without a lease, Release
+// by a claim that is over.
 func TestAlertStore(t *testing.T, open func(t *testing.T) metering.AlertStore) {
 	newAlert := func(id string) metering.Alert {
 		start := time.Now().UTC().Truncate(time.Hour)

@@ -166,9 +166,10 @@ func alertWork(encoded string) error {
 // Three processes cross at once; two of them are killed while they tell, at the
 // moment at which the receiver has heard and not answered yet. Each threshold of
 // each tenant is heard, and none under two ids: a receiver that drops ids that it
-// knows has each exactly once. Mutations: an Add that always adds is heard again
-// after it was told; a Claim without a lease that ends loses what the killed ones
-// had; an id that is not derived from the threshold is not dropped.
+// knows has each exactly once. Mutations seen here: a lease that never ends loses
+// what the killed ones had; an id that is not derived from the threshold is told
+// under two. An Add that always adds is not seen here; the conformance suite sees
+// it.
 func TestAlertsOfAFleet(t *testing.T) {
 	t.Parallel()
 	const tenants, thresholds = 5, 3 // 80, 95 and 100 percent
