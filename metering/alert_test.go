@@ -277,14 +277,16 @@ func TestAlertIsToldAgain(t *testing.T) {
 // awayStore is a store that can't be reached at times.
 type awayStore struct {
 	metering.AlertStore
-	mu   sync.Mutex
-	away bool
+	mu      sync.Mutex
+	away    bool
+	refused int
 }
 
 func (s *awayStore) Add(ctx context.Context, a metering.Alert, forget time.Time) (bool, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.away {
+		s.refused++
 		return false, errors.New("away")
 	}
 	return s.AlertStore.Add(ctx, a, forget)
@@ -299,8 +301,12 @@ func TestAlertsWaitForTheStore(t *testing.T) {
 	e := &ear{}
 	b := newBenchOn(t, limiter, clock, &metering.Options{Alerts: &metering.AlertOptions{Tell: e.tell, Store: store, Timeout: 10 * time.Millisecond}})
 	running(t, b.meter)
-	b.use(t, "search", 80)
-	b.use(t, "search", 20)
+	b.use(t, "search", 100)
+	require.Eventually(t, func() bool {
+		store.mu.Lock()
+		defer store.mu.Unlock()
+		return store.refused > 3
+	}, time.Minute, time.Millisecond)
 	e.hears(t)
 	store.mu.Lock()
 	store.away = false
