@@ -9,6 +9,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/mcpsaas/mcpsaas/billing/stripebill"
 	"github.com/mcpsaas/mcpsaas/tenancy/tenant"
 )
 
@@ -125,6 +126,10 @@ func TestCapOnSpending(t *testing.T) {
 	}
 	stripe(http.MethodPost, "/v1/subscriptions/"+subscription, form, &sub)
 	eventually(t, "the cap is twice as many units", func() bool { units, _ := spend(); return units == 40 })
+
+	var preview stripebill.Preview
+	command(&preview, "billing", "preview", id)
+	require.GreaterOrEqual(t, preview.Total, int64(49900))
 
 	command(&rows, "billing", "cap", id, "none", "-actor", "ada")
 	units, _ = spend()

@@ -101,6 +101,7 @@ func commands() []command {
 		{"billing reconcile", "TENANT", "compare a tenant's usage with the provider's totals now", billingReconcile},
 		{"billing accept", "DIFFERENCE", "take a difference with the provider's totals off the list", billingAccept},
 		{"billing backfill", "FILE...", "add events of spool files or JSON lines that the ledger doesn't have; -dry-run", billingBackfill},
+		{"billing preview", "TENANT", "show what a tenant's next invoice would be", billingPreview},
 		{"billing cap", "TENANT [AMOUNT|none]", "show or set what a tenant may spend on usage in a billing period; -mode soft, -reason", billingCap},
 		{"billing grant add", "TENANT UNITS", "give a tenant units that are used before any is billed; -kind, -priority, -expires, -reference, -reason", billingGrantAdd},
 		{"billing grant list", "TENANT", "show what a tenant was given, and what is left", billingGrantList},
