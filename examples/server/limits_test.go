@@ -157,6 +157,28 @@ func TestLimitsOfATenant(t *testing.T) {
 		return strings.Contains(adminGet(t, r, "/metrics"), `mcp_over_limit_total{limit="tried",plan="free"}`)
 	})
 
+	// A cap that is set in the middle of a period knows of the five calls before it.
+	spent := func(units int64) bool {
+		var out struct {
+			Limits []struct {
+				Limit     string
+				Remaining int64
+			}
+		}
+		a, err := post(t.Context(), r.MCPURL, free.APIKey, "", "1", "usage", map[string]any{})
+		require.NoError(t, err)
+		require.NoError(t, json.Unmarshal(a.out, &out))
+		for _, l := range out.Limits {
+			if l.Limit == "spend" {
+				return 1000-l.Remaining >= units
+			}
+		}
+		return false
+	}
+	before := w.number(t, `select coalesce(sum(units), 0) from mcpsaas.usage_events where tenant_id = $1 and tool = 'search_products'`, free.ID)
+	require.GreaterOrEqual(t, before, 5)
+	eventually(t, "a cap knows what was used before", func() bool { return spent(int64(before)) })
+
 	// The agent sees it: the tool and the resource say the same, and nothing of what
 	// is tried out.
 	s := connect(t, r, free.APIKey, "")
