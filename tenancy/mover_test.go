@@ -46,6 +46,12 @@ var crewNames = []string{"items", "notes", "events", "tenant_config", "tenant_ma
 // TestMoveUnderWriters moves a tenant each way while eight writers write, half of
 // them in repeatable read, and looks at every row afterwards; another tenant's are
 // as before.
+//
+// Mutations that it saw, as rows that are lost, stale or too many: enter without its
+// check of the fence, or without "for share"; the placement changed before the last
+// delta; the source left open between two databases; nothing captured, nor compared.
+// As a move that fails: nothing captured; no exclusive lock at the switch; none shared
+// in enter; the log read in another snapshot than the rows, compared or not.
 func TestMoveUnderWriters(t *testing.T) {
 	t.Parallel()
 	c := newCrew(t, 8, nil)

@@ -69,6 +69,8 @@ var deaths = map[bool][]string{
 // TestMoveKilled kills the mover with kill -9 at each of its steps, and has
 // another go on, or abort where that is possible, while eight writers write: every
 // acknowledged write is there once. Its short form kills at every third step.
+// Mutations seen: a copy begun again on top of the rows of the first; a switch
+// that was cut short not undone first (it comes to no end).
 func TestMoveKilled(t *testing.T) {
 	t.Parallel()
 	away := devtest.DB(t, devtest.Template{Name: "empty"})

@@ -25,7 +25,8 @@ grant usage on schema mcpsaas_app to %[1]s; grant execute on all functions in sc
 }
 
 // Each row is a way to make row level security void, which Open refuses, and
-// CheckRoles on a handle that has passed.
+// CheckRoles on a handle that has passed. Mutations that it saw: any one of the
+// catalogs left out of what CheckRoles takes for unchanged.
 func TestOpenRefuses(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct {
@@ -43,6 +44,8 @@ func TestOpenRefuses(t *testing.T) {
 		{class: "member", spoil: `grant pg_read_all_data to {role}`},
 		{class: "owner", spoil: `alter table products owner to {role}`, unmendable: true},
 		{class: "owner", spoil: `alter database {database} owner to {role}`, unmendable: true},
+		{class: "member", before: `create role {role}_f nologin; grant {role}_f to {role}; create function mine() returns int security definer language sql as 'select 1'`,
+			spoil: `alter function mine() owner to {role}_f`},
 		{class: "temporary", spoil: `grant temporary on database {database} to public`},
 		{class: "create", spoil: `grant create on schema public to public`},
 		{class: "create", spoil: `grant create on database {database} to {role}`},

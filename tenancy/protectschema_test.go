@@ -67,7 +67,8 @@ func (b *bundle) schemaBy(t testing.TB, owner string) (tenant.ID, error) {
 // whatever name and in whatever context it comes.
 //
 // Mutations that it saw: no constant policy on tables without tenant_id, the
-// guard by tenant_id alone (a row of its own in another's table).
+// guard by tenant_id alone (a row of its own in another's table), usage on schemas
+// granted to public.
 func TestSchema(t *testing.T) {
 	t.Parallel()
 	b := setup(t)

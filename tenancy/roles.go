@@ -90,7 +90,6 @@ select md5(concat_ws(' ', session_user, current_database(),
 	(select sum(hashtextextended(concat(attrelid, ' ', attnum, ' ', xmin), 0)) from pg_catalog.pg_attribute where attname = 'tenant_id' or attacl is not null),
 	(select sum(hashtextextended(concat(oid, ' ', xmin), 0)) from pg_catalog.pg_namespace),
 	(select sum(hashtextextended(concat(oid, ' ', xmin), 0)) from pg_catalog.pg_proc),
-	(select sum(hashtextextended(concat(oid, ' ', xmin), 0)) from pg_catalog.pg_rewrite),
 	(select sum(hashtextextended(concat(oid, ' ', xmin), 0)) from pg_catalog.pg_database),
 	(select sum(hashtextextended(concat(roleid, ' ', member, ' ', xmin), 0)) from pg_catalog.pg_auth_members),
 	(select sum(hashtextextended(r::text, 0)) from pg_catalog.pg_roles r)))`

@@ -13,10 +13,9 @@ import (
 )
 
 // The promise is exact, so it is counted, wherever the tenant's rows live.
-// Mutations: sending the context by its text instead of by its prepared name, or
-// describing a statement of a schema each time, makes "one-shot after an error" or
-// all of the schema's count a trip more; beginning the transaction on its own
-// makes every row of TenantTx count one more.
+// Mutations: describing a statement of a schema each time makes all of the schema's
+// count a trip more; beginning the transaction on its own makes every row of
+// TenantTx count one more.
 func TestRoundTrips(t *testing.T) {
 	t.Parallel()
 	b := newTiers(t)

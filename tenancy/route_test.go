@@ -130,8 +130,9 @@ create table {schema}things (tenant_id uuid not null, id int, doc jsonb, mood {s
 	}
 }
 
-// Schemas are migrated one after the other. Mutation: descriptions kept by the
-// text alone make the second schema's rows come out wrong.
+// Schemas are migrated one after the other. Mutations: descriptions kept by the
+// text alone make the second schema's rows come out wrong; nothing kept prepared
+// in schemas is counted.
 func TestSchemasAtDifferentVersions(t *testing.T) {
 	t.Parallel()
 	b := newTiers(t)
