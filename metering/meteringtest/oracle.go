@@ -18,7 +18,8 @@ import (
 // Mutations seen here, in the limiters: an entry that counts by its first call,
 // units that are given back to a later entry or after they have left, entries
 // that are lost when the string is rewritten or skipped when they expire, and
-// runs of twice the resolution.
+// runs of twice the resolution; in those that lend, blocks that count from when
+// they were lent, and a refusal for want of a block that has just been returned.
 func testRandom(t *testing.T, f LimiterFixture) {
 	if f.Calls == 0 {
 		f.Calls = 5_000
