@@ -9,7 +9,6 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -435,69 +434,4 @@ func TestAlertOptions(t *testing.T) {
 		_, err := metering.New(metering.NewMemory(nil), &meteringtest.Sink{}, &metering.Options{Alerts: &opts})
 		require.ErrorContains(t, err, want)
 	}
-}
-
-// Units that are lent count as used, so that no process needs to ask for the
-// threshold to be found. Mutation: with decisions of a block left out by see, the
-// first threshold is found late, by a call that asks, or never.
-func TestAlertsOfLeases(t *testing.T) {
-	t.Parallel()
-	limiter, clock := meteringtest.NewLimiter()
-	store := metering.NewMemoryAlerts(clock.Now)
-	e := &ear{}
-	var leased, admitted atomic.Int64
-	var fleet []*bench
-	for range 3 {
-		b := newBenchOn(t, &limiterFunc{Limiter: limiter}, clock, &metering.Options{
-			Plans:  map[tenant.Plan]metering.Plan{tenant.Pro: {Limits: []metering.Limit{metering.PerDay(10_000)}, Attempts: metering.PerHour(1_000_000)}},
-			Alerts: &metering.AlertOptions{Tell: e.tell, Store: store, Timeout: 10 * time.Millisecond},
-			Observe: func(o metering.Observation) {
-				if o.Source == metering.SourceLease {
-					leased.Add(1)
-				}
-				admitted.Add(o.Units)
-			},
-		})
-		running(t, b.meter)
-		require.Eventually(t, b.meter.Lends, time.Minute, time.Millisecond)
-		fleet = append(fleet, b)
-	}
-	owner := newTenant(tenant.Pro)
-	use := func(each int) {
-		var group sync.WaitGroup
-		for _, b := range fleet {
-			h := metering.WithMetering(b.meter, "search", ok)
-			group.Go(func() {
-				for range each {
-					_, _ = invoke(tenant.NewContext(t.Context(), owner), h, "search", nil)
-				}
-			})
-		}
-		group.Wait()
-	}
-	percents := func(want ...int) {
-		t.Helper()
-		var heard []int
-		require.Eventually(t, func() bool {
-			e.mu.Lock()
-			defer e.mu.Unlock()
-			heard = nil
-			for _, a := range e.alerts {
-				require.GreaterOrEqual(t, a.Used*100, int64(a.Percent)*a.Allowed)
-				heard = append(heard, a.Percent)
-			}
-			return len(heard) >= len(want)
-		}, time.Minute, time.Millisecond)
-		slices.Sort(heard)
-		require.Equal(t, want, heard)
-	}
-	use(2_400) // 7,200, and a block of each at most beyond
-	percents()
-	use(267)
-	require.EqualValues(t, 8_001, admitted.Load())
-	percents(80)
-	use(1_000)
-	require.EqualValues(t, 10_000, admitted.Load())
-	percents(80, 95, 100)
-	require.Greater(t, leased.Load(), admitted.Load()/2)
 }

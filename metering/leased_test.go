@@ -81,8 +81,7 @@ func TestLeasedRefusals(t *testing.T) {
 	require.True(t, take(small, 20).Allowed)
 }
 
-// How long a refused call has to wait depends on what it costs. Mutation seen
-// here: the wait of a cheaper call.
+// How long a refused call has to wait depends on what it costs.
 func TestLeasedRefusalsByWeight(t *testing.T) {
 	t.Parallel()
 	limiter, clock := newBreakable()

@@ -32,9 +32,6 @@ func run(t testing.TB, m *metering.Meter) (stop func()) {
 
 // A meter that runs asks seldom for a large plan, and returns what is left when
 // it ends; quota and bill agree to the unit.
-//
-// Mutations seen here: a meter that doesn't lease, one that leases of small
-// plans, one that keeps what is left.
 func TestMeterLeases(t *testing.T) {
 	t.Parallel()
 	limiter, clock := newBreakable()
@@ -128,8 +125,6 @@ func TestPlanChange(t *testing.T) {
 
 // The block of a process that died counts as used until it can't have been spent
 // any more, and a window longer; then all of it is back.
-//
-// Mutation seen here: a block that counts from when it was lent.
 func TestCrashedBlock(t *testing.T) {
 	t.Parallel()
 	memory, clock := meteringtest.NewLimiter()

@@ -15,7 +15,7 @@ import (
 // dies after the insert and before the commit, and a database that is away, are
 // no 200, and Stripe's next try is stored.
 //
-// Mutations seen by it: 200 written before Accept, Accept in a goroutine.
+// Mutation seen by it: 200 written before Accept.
 func TestWebhookDatabase(t *testing.T) {
 	t.Parallel()
 	b := openBooks(t, nothing{}, []string{secret}, time.Now, func() time.Time { return start })

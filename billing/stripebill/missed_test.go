@@ -18,8 +18,8 @@ import (
 // because no endpoint was registered, is pulled and applied, once; and health
 // tells that webhooks don't arrive until one does.
 //
-// Mutations seen by it: Missed without delivery_success=false or all, a pull's
-// mark saved though it failed, a webhook after a pull ignored as a repetition.
+// Mutations seen by it: a pull's mark saved though it failed, no hourly pull of
+// everything, a webhook after a pull ignored as a repetition.
 func TestMissedWebhooks(t *testing.T) {
 	t.Parallel()
 	s := openShop(t, nil)
