@@ -112,8 +112,8 @@ func (k *killed) Caps(t billing.Target) billing.Caps { return k.now.Caps(t) }
 
 // TestReporterConforms has the process killed where other providers fail.
 //
-// Seen failing when a line goes right behind one that was cut short, when Open
-// doesn't read what there is, and when a void is not kept over a restart.
+// Seen failing when a line goes right behind one that was cut short, and when a
+// void is not kept over a restart.
 func TestReporterConforms(t *testing.T) {
 	t.Parallel()
 	billingtest.TestReporter(t, func(t *testing.T) billingtest.Fixture {

@@ -27,8 +27,7 @@ func offered(events ...usage.Event) iter.Seq2[usage.Event, error] {
 // TestBackfill: what is missing is added once, what is there stays as it is, and
 // what may have been billed and dropped is left out.
 //
-// Seen failing when a dry run adds, when conflicting events count as known, and
-// without the limit of age.
+// Seen failing when a dry run adds.
 func TestBackfill(t *testing.T) {
 	t.Parallel()
 	b := setup(t)

@@ -17,8 +17,7 @@ import (
 // another tenant's in none.
 //
 // Seen failing when the events of a batch are looked for by its own id instead of
-// events_in, when usage in no batch is left out, and when a tenant's is not told
-// from another's.
+// events_in.
 func TestExplain(t *testing.T) {
 	t.Parallel()
 	b := setup(t)

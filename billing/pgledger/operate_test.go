@@ -81,8 +81,10 @@ func (d *desk) billed() int64 { return billed(d.provider, target(d.tenant, d.mod
 // not: what is allowed is done once and on record once, what is not changes
 // nothing.
 //
-// Seen failing with each of the states taken out of, or added to, the conditions
-// of requeue, writeOff, move and beginVoid (twelve mutations).
+// Seen failing when requeue takes what is written off, or nothing that is rejected,
+// or calls what was sent sealed; when writeOff takes what was moved; when move takes
+// what is in doubt; when void takes what is parked; and when writeOff, move or
+// void is not left alone the second time.
 func TestVerbsByState(t *testing.T) {
 	t.Parallel()
 	const (
@@ -226,9 +228,7 @@ func TestOperatorRefuses(t *testing.T) {
 // one, also at the target that took the place of its own, and never by two batches
 // at one target.
 //
-// Seen failing with the condition on first_sent_at taken out of move (in
-// TestVerbsByState), and with "has not got these events" out of
-// presentElsewhereSQL.
+// Seen failing with "has not got these events" taken out of presentElsewhereSQL.
 func TestMoveToPeriod(t *testing.T) {
 	t.Parallel()
 	d := newDesk(t, billing.ModeUsageRecord)
@@ -285,8 +285,7 @@ func TestMoveToPeriod(t *testing.T) {
 // workers that report with faults: in the end each unit is in exactly one
 // place, the explanation adds up, and what is billed is what the provider has.
 //
-// Seen failing when Operate doesn't lock the batch (for update), when voiding is
-// committed after the call, and when moved batches count as open.
+// Seen failing when Operate doesn't lock the batch (for update).
 func TestOperatorsAndWorkers(t *testing.T) {
 	t.Parallel()
 	for _, mode := range []billing.Mode{billing.ModeMeter, billing.ModeUsageRecord} {
