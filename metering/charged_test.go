@@ -51,8 +51,8 @@ func asksWithin(ctx context.Context, req *mcp.CallToolRequest, _ noArgs) (*mcp.C
 // policy, in both eras of the protocol, with and without an idempotency key, however
 // a call ends and whatever it says that it costs.
 //
-// Mutations seen here: AddUnits that replaces what Charge said; a replay that is
-// charged what its handler adds; interim rounds that are charged on start.
+// Mutations seen here: AddUnits that replaces what was reserved, or what Charge said;
+// interim rounds that are charged on start.
 func TestChargedAsRecorded(t *testing.T) {
 	t.Parallel()
 	type charged [3]int64 // on success, on start, always

@@ -87,9 +87,8 @@ func (b *bench) call(t testing.TB, tool string, h handler) {
 // calls that were under way, those that are given back afterwards, and those that
 // were let through meanwhile.
 //
-// Mutations seen here: without seeding, the month begins anew; told by adding, or
-// told of what the new counter has counted itself, it is too much; a journal that
-// does not ask since when a counter counts doubles what the ledger says too.
+// Mutations seen here: without seeding, the month begins anew; a journal that does not
+// ask since when a counter counts doubles what the ledger says too.
 func TestForgottenMonth(t *testing.T) {
 	t.Parallel()
 	b, g, _, forget := monthly(t)
