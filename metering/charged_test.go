@@ -3,6 +3,7 @@ package metering_test
 import (
 	"context"
 	"fmt"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -87,21 +88,31 @@ func TestChargedAsRecorded(t *testing.T) {
 					"report": {Units: 20, Charge: metering.ChargePolicy(policy)},
 				}})
 				run(t, b.meter)
-				var now handler
+				var now atomic.Pointer[handler]
+				var who atomic.Pointer[tenant.Tenant]
+				asWho := func(next mcp.MethodHandler) mcp.MethodHandler {
+					return func(ctx context.Context, method string, req mcp.Request) (mcp.Result, error) {
+						if w := who.Load(); w != nil {
+							ctx = tenant.NewContext(ctx, *w)
+						}
+						return next(ctx, method, req)
+					}
+				}
 				server := newServer()
 				mcp.AddTool(server, &mcp.Tool{Name: "report"}, metering.WithMetering(b.meter, "report",
 					func(ctx context.Context, req *mcp.CallToolRequest, in noArgs) (*mcp.CallToolResult, answer, error) {
-						return now(ctx, req, in)
+						return (*now.Load())(ctx, req, in)
 					}))
-				server.AddReceivingMiddleware(recovering, b.asTenant, b.meter.Middleware())
+				server.AddReceivingMiddleware(recovering, asWho, b.meter.Middleware())
 				s := connect(t, server, stateless)
 				for name, test := range calls {
 					if test.stateless && !stateless || test.stateful && stateless {
 						continue
 					}
 					for _, key := range []string{"", name} {
-						b.tenant = newTenant(tenant.Starter)
-						now = test.handler
+						caller := newTenant(tenant.Starter)
+						who.Store(&caller)
+						now.Store(&test.handler)
 						want := test.charged[policy]
 						for range 2 { // sent again with the key, it is charged once
 							params := &mcp.CallToolParams{Name: "report"}
@@ -109,7 +120,7 @@ func TestChargedAsRecorded(t *testing.T) {
 								params.Meta = withKey(key)
 							}
 							_, _ = s.CallTool(t.Context(), params)
-							require.NoError(t, b.agrees(t, b.tenant), "%s, key %q", name, key)
+							require.NoError(t, b.agrees(t, caller), "%s, key %q", name, key)
 							if key == "" || policy == 2 && want == 40 {
 								break // a round that is charged under the key pays for the next
 							}
@@ -117,7 +128,7 @@ func TestChargedAsRecorded(t *testing.T) {
 						if key != "" && want == 40 {
 							want = 20
 						}
-						require.Equal(t, want, b.sink.Units(b.tenant.ID), "%s, key %q", name, key)
+						require.Equal(t, want, b.sink.Units(caller.ID), "%s, key %q", name, key)
 					}
 				}
 			})
