@@ -37,7 +37,7 @@ func TestErrorsNameNoAddress(t *testing.T) {
 		"open":          func() error { _, err := l.Open(ctx, id, now); return err },
 		"accept":        func() error { _, err := l.Accept(ctx, billing.Notice{ID: "x"}); return err },
 		"notice":        func() error { _, err := l.NextNotice(ctx, now, time.Minute); return err },
-		"requeue":       func() error { return l.Requeue(ctx, "x", "me", "why") },
+		"requeue":       func() error { return l.Requeue(ctx, id.String(), "me", "why") },
 		"notices":       func() error { return l.RequeueNotice(ctx, "x") },
 		"dead":          func() error { _, err := l.DeadNotices(ctx, 1); return err },
 		"pulls":         func() error { _, err := l.LastPulls(ctx); return err },
