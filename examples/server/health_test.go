@@ -93,7 +93,6 @@ func TestSilentFailures(t *testing.T) {
 			"batch parked":                 `mcp_billing_count{of="parked"} [1-9]`,
 			"notice given up":              `mcp_billing_count{of="webhooks_dead"} [1-9]`,
 		}[silent.what]; metric != "" {
-			// It shows what the reporter's check read last.
 			eventually(t, metric, func() bool { return regexp.MustCompile(metric).MatchString(adminGet(t, r, "/metrics")) })
 		}
 		silent.mends()

@@ -86,7 +86,13 @@ func (a *app) metricsHandler() http.Handler {
 			ConstLabels: prometheus.Labels{"state": state},
 		}, func() float64 { return float64(count(a.meter.Stats())) }))
 	}
-	return promhttp.HandlerFor(r, promhttp.HandlerOpts{})
+	metrics := promhttp.HandlerFor(r, promhttp.HandlerOpts{})
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		// What is shown of health and billing is what the checks have read last: a
+		// scrape has them look, so that it never shows what nobody has asked for.
+		a.checks.Probe(r.Context())
+		metrics.ServeHTTP(w, r)
+	})
 }
 
 // healthCollector shows the last result of each check.
