@@ -37,6 +37,7 @@
 //	confirmed                   voiding           to be taken back, within the provider's time; committed before the call
 //	voiding                     voided            the provider took it back, or its totals show that it has
 //	voiding                     confirmed         it did not
+//	voiding                     written_off       nothing can tell any more, and an operator gave it up
 //
 // The units of an event are in each target in one batch that is none of moved, or
 // in none yet: so each is billed, open, parked, rejected, written off or voided, and

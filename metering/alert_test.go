@@ -67,18 +67,6 @@ func (e *ear) hears(t *testing.T, want ...string) {
 	e.mu.Unlock()
 }
 
-// running runs a meter until the test ends.
-func running(t testing.TB, m *metering.Meter) {
-	t.Helper()
-	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan error, 1)
-	go func() { done <- m.Run(ctx) }()
-	t.Cleanup(func() {
-		cancel()
-		require.NoError(t, <-done)
-	})
-}
-
 // asked makes a call that uses nothing, and waits until the tenant's own threshold
 // is known.
 func (b *bench) asked(t *testing.T) {
@@ -99,7 +87,7 @@ func alerting(t *testing.T, opts *metering.Options, alerts metering.AlertOptions
 	}
 	opts.Alerts = &alerts
 	b := newBench(t, opts)
-	running(t, b.meter)
+	run(t, b.meter)
 	return b, e
 }
 
@@ -299,7 +287,7 @@ func TestAlertsWaitForTheStore(t *testing.T) {
 	store := &awayStore{AlertStore: metering.NewMemoryAlerts(clock.Now), away: true}
 	e := &ear{}
 	b := newBenchOn(t, limiter, clock, &metering.Options{Alerts: &metering.AlertOptions{Tell: e.tell, Store: store, Timeout: 10 * time.Millisecond}})
-	running(t, b.meter)
+	run(t, b.meter)
 	b.use(t, "search", 100)
 	require.Eventually(t, func() bool {
 		store.mu.Lock()
@@ -323,7 +311,7 @@ func TestAlertsOfAFleet(t *testing.T) {
 	var fleet []*bench
 	for range 3 {
 		b := newBenchOn(t, limiter, clock, &metering.Options{Alerts: &metering.AlertOptions{Tell: e.tell, Store: store, Timeout: 20 * time.Millisecond}})
-		running(t, b.meter)
+		run(t, b.meter)
 		fleet = append(fleet, b)
 	}
 	var tenants []tenant.Tenant
@@ -372,14 +360,14 @@ func TestAlertOfAReplicaThatHangs(t *testing.T) {
 			return nil
 		},
 	}})
-	running(t, first.meter)
+	run(t, first.meter)
 	t.Cleanup(func() { close(release) })
 	first.use(t, "report", 5)
 	taken := <-hung
 
 	e := &ear{}
 	second := newBenchOn(t, limiter, clock, &metering.Options{Alerts: &metering.AlertOptions{Percent: []int{100}, Store: store, Timeout: 50 * time.Millisecond, Tell: e.tell}})
-	running(t, second.meter)
+	run(t, second.meter)
 	require.Eventually(t, func() bool {
 		e.mu.Lock()
 		defer e.mu.Unlock()

@@ -35,7 +35,7 @@ func TestAlertsOfLeases(t *testing.T) {
 				admitted.Add(o.Units)
 			},
 		})
-		running(t, b.meter)
+		run(t, b.meter)
 		require.Eventually(t, b.meter.Lends, time.Minute, time.Millisecond)
 		fleet = append(fleet, b)
 	}

@@ -10,10 +10,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/mcpsaas/mcpsaas/internal/devtest"
 	"github.com/mcpsaas/mcpsaas/metering"
-	"github.com/mcpsaas/mcpsaas/metering/meteringtest"
-	"github.com/mcpsaas/mcpsaas/metering/redisquota"
 	"github.com/mcpsaas/mcpsaas/metering/usage"
 	"github.com/mcpsaas/mcpsaas/tenancy/tenant"
 )
@@ -76,40 +73,4 @@ func BenchmarkWithMetering(b *testing.B) {
 			}
 		}
 	})
-}
-
-// BenchmarkOutage is what a call of a plan that is served meets while Redis
-// hangs, with the default budget: at first each waits for it, then the breaker
-// is open and one a second does.
-func BenchmarkOutage(b *testing.B) {
-	server := devtest.Redis(b)
-	client, err := redisquota.NewClient(server.URL)
-	require.NoError(b, err)
-	defer client.Close()
-	limiter, err := redisquota.New(client, nil)
-	require.NoError(b, err)
-	meter, err := metering.New(limiter, &meteringtest.Sink{}, nil)
-	require.NoError(b, err)
-	search := metering.WithMetering(meter, "search", ok)
-	ctx := tenant.NewContext(b.Context(), newTenant(tenant.Pro))
-	require.Eventually(b, func() bool {
-		_, err := invoke(ctx, search, "search", nil)
-		return err == nil && meter.Check(ctx) == nil
-	}, 10*time.Second, 10*time.Millisecond)
-	server.Freeze()
-	defer server.Thaw()
-	var slowest, open time.Duration
-	for i := 0; b.Loop(); i++ {
-		start := time.Now()
-		if _, err := invoke(ctx, search, "search", nil); err != nil {
-			b.Fatal(err)
-		}
-		took := time.Since(start)
-		slowest = max(slowest, took)
-		if took < 10*time.Millisecond {
-			open = max(open, took)
-		}
-	}
-	b.ReportMetric(float64(slowest.Microseconds()), "slowest-µs")
-	b.ReportMetric(float64(open.Microseconds()), "slowest-open-µs")
 }

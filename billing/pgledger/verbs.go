@@ -71,7 +71,10 @@ func (op *operation) writeOff(ctx context.Context) error {
 		return op.refuse("it is under way, and may have been applied: wait until it is confirmed or parked")
 	case op.is(billing.StateConfirmed):
 		return op.refuse("it is billed: void it")
-	case !op.is(billing.StateSealed, billing.StateParked, billing.StateRejected):
+	case op.is(billing.StateVoiding) && op.leased:
+		return op.refuse("the provider is being asked to take it back: wait for its answer")
+	// A void whose effect the totals can't tell any more ends here, or nowhere.
+	case !op.is(billing.StateSealed, billing.StateParked, billing.StateRejected, billing.StateVoiding):
 		return op.refuse("there is nothing left to give up")
 	}
 	if _, err := op.tx.Exec(ctx, giveUpSQL, op.Batch, state, op.Reason); err != nil {
