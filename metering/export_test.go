@@ -9,8 +9,8 @@ import (
 // Runs reports whether Run has begun.
 func (l *Leased) Runs() bool { return l.runs() }
 
-// Lends reports whether Run has begun, and units may be lent.
-func (m *Meter) Lends() bool { return m.guard.leased.runs() }
+// Lends reports whether units may be lent: Run has begun, or nothing is leased.
+func (m *Meter) Lends() bool { return m.guard.leased == nil || m.guard.leased.runs() }
 
 // Asked reports whether the tenant's own threshold has been asked for.
 func (m *Meter) Asked(id tenant.ID) bool {

@@ -259,6 +259,8 @@ func TestRolledSecret(t *testing.T) {
 	fresh := s.RollWebhookSecret(time.Hour)
 	create(t, s, "/v1/customers", nil)
 	event := s.Events()[0].ID
+	// Or what was sent by itself arrives between the two.
+	require.Eventually(t, func() bool { return len(s.Undelivered()) == 0 }, 10*time.Second, 5*time.Millisecond)
 	deliver := func() (old, rolled error) {
 		_, err := s.Deliver(t.Context(), event)
 		require.NoError(t, err)
