@@ -34,7 +34,7 @@ func BenchmarkOutage(b *testing.B) {
 			b.Cleanup(func() { client.Close() })
 			limiter, err := redisquota.New(client, nil)
 			require.NoError(b, err)
-			meter, err := metering.New(limiter, &meteringtest.Sink{}, journaled(b, b.TempDir(), metering.Options{}))
+			meter, err := metering.New(limiter, &meteringtest.Sink{}, journaled(b, b.TempDir(), metering.Options{Budget: 25 * time.Millisecond}))
 			require.NoError(b, err)
 			run(b, meter)
 			h := metering.WithMetering(meter, "search", ok)
