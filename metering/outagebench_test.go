@@ -12,6 +12,7 @@ import (
 	"github.com/mcpsaas/mcpsaas/metering"
 	"github.com/mcpsaas/mcpsaas/metering/meteringtest"
 	"github.com/mcpsaas/mcpsaas/metering/redisquota"
+	"github.com/mcpsaas/mcpsaas/metering/usage"
 	"github.com/mcpsaas/mcpsaas/tenancy/tenant"
 )
 
@@ -34,7 +35,14 @@ func BenchmarkOutage(b *testing.B) {
 			b.Cleanup(func() { client.Close() })
 			limiter, err := redisquota.New(client, nil)
 			require.NoError(b, err)
-			meter, err := metering.New(limiter, &meteringtest.Sink{}, journaled(b, b.TempDir(), metering.Options{Budget: 25 * time.Millisecond}))
+			journal, err := usage.OpenSpool(b.TempDir(), nil)
+			require.NoError(b, err)
+			b.Cleanup(func() { journal.Close() })
+			meter, err := metering.New(limiter, &meteringtest.Sink{}, &metering.Options{
+				Tools:   map[string]metering.Tool{"search": {Units: 1}},
+				Plans:   map[tenant.Plan]metering.Plan{tenant.Starter: {Limits: []metering.Limit{metering.PerHour(1_000_000)}, OnOutage: metering.Allow}},
+				Journal: journal,
+			})
 			require.NoError(b, err)
 			run(b, meter)
 			h := metering.WithMetering(meter, "search", ok)
