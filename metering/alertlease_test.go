@@ -40,17 +40,21 @@ func TestAlertsOfLeases(t *testing.T) {
 		fleet = append(fleet, b)
 	}
 	owner := newTenant(tenant.Pro)
-	use := func(each int) {
+	use := func(more func(calls int, err error) bool) {
 		var group sync.WaitGroup
 		for _, b := range fleet {
 			h := metering.WithMetering(b.meter, "search", ok)
 			group.Go(func() {
-				for range each {
-					_, _ = invoke(tenant.NewContext(t.Context(), owner), h, "search", nil)
+				var err error
+				for n := 0; more(n, err); n++ {
+					_, err = invoke(tenant.NewContext(t.Context(), owner), h, "search", nil)
 				}
 			})
 		}
 		group.Wait()
+	}
+	each := func(most int) func(int, error) bool {
+		return func(calls int, _ error) bool { return calls < most }
 	}
 	percents := func(want ...int) {
 		t.Helper()
@@ -68,12 +72,12 @@ func TestAlertsOfLeases(t *testing.T) {
 		slices.Sort(heard)
 		require.Equal(t, want, heard)
 	}
-	use(2_400) // 7,200, and a block of each at most beyond
+	use(each(2_400)) // 7,200, and a block of each at most beyond
 	percents()
-	use(267)
+	use(each(267))
 	require.EqualValues(t, 8_001, admitted.Load())
 	percents(80)
-	use(1_000)
+	use(func(_ int, err error) bool { return err == nil }) // whoever was lent units has used them when it is refused
 	require.EqualValues(t, 10_000, admitted.Load())
 	percents(80, 95, 100)
 	require.Greater(t, leased.Load(), admitted.Load()/2)
