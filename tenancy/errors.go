@@ -22,7 +22,8 @@ var (
 	// ErrMoved means that the tenant's rows are being moved, or were moved to
 	// where nobody knows of yet, and that two seconds were not enough to find
 	// them. Nothing was done; the same call may succeed later.
-	ErrMoved = errors.New("tenancy: the tenant's rows are being moved")
+	// It has a method Temporary that says so, and so has [ErrDatabaseUnavailable].
+	ErrMoved error = passing("tenancy: the tenant's rows are being moved")
 
 	// ErrUnknownTenant means that the tenant in the context is none of the
 	// directory's, or the sentinel.
@@ -41,11 +42,21 @@ var (
 
 	// ErrDatabaseUnavailable means that a tenant's own database doesn't exist or
 	// can't be reached. The error names the reference, [Placement.Database].
-	ErrDatabaseUnavailable = errors.New("tenancy: no connection to database")
+	ErrDatabaseUnavailable error = passing("tenancy: no connection to database")
 
 	// ErrPoolExhausted means that callers keep waiting for a connection.
 	ErrPoolExhausted = errors.New("tenancy: the pool is exhausted")
 )
+
+// passing is an error after which the same call may succeed, without any change of
+// it: nothing was done.
+type passing string
+
+func (e passing) Error() string { return string(e) }
+
+// Temporary is what packages that don't know this one ask for, as that of
+// [net.Error].
+func (passing) Temporary() bool { return true }
 
 // redact makes an error of connecting fit to be shown. Others pass unchanged.
 func redact(err error) error { return pgredact.Error(err) }

@@ -21,7 +21,8 @@ import (
 // that stopped: a copy that was cut short is begun again, all else is not lost. If
 // ctx is done, or the process dies, the tenant is where it was, and what it writes
 // is noted on, until Move or [Mover.Abort] is called; only in the short moment of a
-// switch between two databases the tenant is nowhere until then.
+// switch between two databases the tenant is nowhere until then, or until
+// [Mover.Recover] is.
 //
 // A [*MoveRefusedError] says that nothing was done and why.
 func (m *Mover) Move(ctx context.Context, id tenant.ID, to Placement) (*MoveResult, error) {
@@ -223,12 +224,7 @@ func (r *moving) steps(ctx context.Context) error {
 		}
 	}
 	if r.row.State == MoveSwitching {
-		// It was cut short between closing one place and opening the other, and
-		// nothing has led to the other yet.
-		if err := r.engine.Reopen(ctx); err != nil {
-			return err
-		}
-		if err := r.advance(ctx, MoveCaughtUp); err != nil {
+		if err := r.reopen(ctx); err != nil {
 			return err
 		}
 	}
@@ -401,15 +397,7 @@ func (r *moving) cleanUp(ctx context.Context) error {
 // possible until the switch: [ErrMoveSwitched] means that it is too late. [ErrNoMove]
 // means that there is nothing to abort.
 func (m *Mover) Abort(ctx context.Context, id tenant.ID) error {
-	err := m.data.hold(ctx, id, holdMove, func(_ pgx.Tx, _ home, p place) (err error) {
-		r := &moving{Mover: m, id: id, start: time.Now()}
-		if r.row, err = readMove(ctx, m.data.control, runningMoveSQL, id); err != nil {
-			return err
-		}
-		if err := r.attach(ctx); err != nil {
-			return err
-		}
-		defer r.engine.Done()
+	err := m.take(ctx, id, func(r *moving) error {
 		if r.row.State == MoveSwitched {
 			return ErrMoveSwitched
 		}
@@ -424,7 +412,7 @@ func (m *Mover) Abort(ctx context.Context, id tenant.ID) error {
 // undo opens the old place again and empties the new one.
 func (r *moving) undo(ctx context.Context) error {
 	if r.row.State == MoveSwitching {
-		if err := r.engine.Reopen(ctx); err != nil {
+		if err := r.reopen(ctx); err != nil {
 			return err
 		}
 	}

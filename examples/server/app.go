@@ -344,7 +344,7 @@ func (a *app) work(g *group) {
 	g.run("billing worker", a.worker.Run)
 	g.run("webhook inbox", a.inbox.Run)
 	g.run("provisioner", a.provisioner.Run)
-	g.run("purge", a.purge)
+	g.run("moves", a.endMoves)
 	g.run("tenant databases", a.watch.run)
 	g.run("health", a.checks.Run)
 }

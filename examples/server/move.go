@@ -159,30 +159,43 @@ func (o *office) record(ctx context.Context, id tenant.ID, action, reason string
 	return r, named(id, err)
 }
 
-// purgeEvery is how often copies whose time is over are looked for.
-const purgeEvery = 10 * time.Minute
+const (
+	recoverEvery = 500 * time.Millisecond // a call waits two seconds for rows that are nowhere
+	purgeEvery   = 10 * time.Minute
+)
 
-// purge deletes the copies that moves have left behind when their time is over. Any
-// number of servers may do it at once.
-func (a *app) purge(ctx context.Context) error {
+// endMoves takes care of what moves have left behind: a tenant that is shut out
+// because its mover died is let in again, and a copy whose time is over is deleted.
+// Any number of servers may do it at once.
+func (a *app) endMoves(ctx context.Context) error {
 	mover, err := tenancy.NewMover(a.data, &tenancy.MoverOptions{Logger: a.logger})
 	if err != nil {
 		return err
 	}
-	tick := time.NewTicker(purgeEvery)
+	tick := time.NewTicker(recoverEvery)
 	defer tick.Stop()
-	for {
-		n, err := mover.PurgeDue(ctx)
-		if err == nil && n > 0 {
-			err = a.dropAllUnused(ctx)
+	for due := time.Now(); ; {
+		if _, err := mover.Recover(ctx); err != nil && ctx.Err() == nil {
+			a.logger.ErrorContext(ctx, "a move that was cut short keeps its tenant out; will try again", "err", err)
 		}
-		if err != nil && ctx.Err() == nil {
-			a.logger.ErrorContext(ctx, "old copies are not purged; will try again", "err", err)
+		if !time.Now().Before(due) {
+			due = time.Now().Add(purgeEvery)
+			a.purge(ctx, mover)
 		}
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-tick.C:
 		}
+	}
+}
+
+func (a *app) purge(ctx context.Context, mover *tenancy.Mover) {
+	n, err := mover.PurgeDue(ctx)
+	if err == nil && n > 0 {
+		err = a.dropAllUnused(ctx)
+	}
+	if err != nil && ctx.Err() == nil {
+		a.logger.ErrorContext(ctx, "old copies are not purged; will try again", "err", err)
 	}
 }

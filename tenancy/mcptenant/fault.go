@@ -97,15 +97,17 @@ func (c *call) report(ctx context.Context, err error, stack []byte) string {
 }
 
 func classify(ctx context.Context, err error) (class, text string) {
-	switch network := new(net.OpError); {
+	var network *net.OpError
+	var passing interface{ Temporary() bool }
+	switch {
 	case errors.Is(err, errPanic):
 		return "panic", "internal error"
 	case errors.Is(context.Cause(ctx), errTimeout):
 		return "timeout", "timeout: the call took too long and was stopped"
 	case ctx.Err() != nil:
 		return "canceled", "canceled"
-	case errors.As(err, &network):
-		return "unavailable", "unavailable: a service behind this one can't be reached, retry later"
+	case errors.As(err, &network), errors.As(err, &passing) && passing.Temporary():
+		return "unavailable", "unavailable: a service behind this one can't be reached now, retry later"
 	}
 	return "internal", "internal error"
 }

@@ -219,7 +219,7 @@ func TestStanding(t *testing.T) {
 
 func TestScopes(t *testing.T) {
 	t.Parallel()
-	all := []string{"fail", "health_check", "panic", "raw", "user_error", "wait", "whoami"}
+	all := []string{"fail", "health_check", "panic", "passing", "raw", "user_error", "wait", "whoami"}
 	for _, tc := range []struct {
 		name     string
 		scopes   []string
@@ -388,6 +388,7 @@ func TestErrorsAreHidden(t *testing.T) {
 			want string // a part of the answer
 		}{
 			{"fail", nil, "internal error (reference "},
+			{"passing", nil, "unavailable: "},
 			{"user_error", map[string]any{"text": "x"}, `no product "x"`},
 			{"whoami", map[string]any{"tenant_id": "someone else's"}, `invalid arguments: `},
 			{"whoami", map[string]any{"text": 5}, `invalid arguments: `},
@@ -411,7 +412,7 @@ func TestErrorsAreHidden(t *testing.T) {
 		require.ErrorContains(t, err, "not found")
 
 		faults := w.seen()
-		require.Len(t, faults, 3, "one for each hidden error, none for the user's own")
+		require.Len(t, faults, 4, "one for each hidden error, none for the user's own")
 		for _, f := range faults {
 			require.ErrorContains(t, f.Err, "SQLSTATE 42P01", "the log has it all")
 		}

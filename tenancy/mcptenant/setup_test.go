@@ -18,6 +18,7 @@ import (
 	"github.com/modelcontextprotocol/go-sdk/mcp"
 	"github.com/stretchr/testify/require"
 
+	"github.com/mcpsaas/mcpsaas/tenancy"
 	"github.com/mcpsaas/mcpsaas/tenancy/mcptenant"
 	"github.com/mcpsaas/mcpsaas/tenancy/tenant"
 )
@@ -162,6 +163,9 @@ func (w *world) tools() {
 	add("health_check", func(context.Context, in) (out, error) { return out{Text: "fine"}, nil })
 	add("panic", func(_ context.Context, in in) (out, error) { panic("secret of the handler " + in.Text) })
 	add("fail", func(context.Context, in) (out, error) { return out{}, errors.New(secretText) })
+	add("passing", func(context.Context, in) (out, error) {
+		return out{}, fmt.Errorf("%s: %w", secretText, tenancy.ErrMoved)
+	})
 	add("user_error", func(_ context.Context, in in) (out, error) {
 		return out{}, fmt.Errorf("searching on db-7.internal: %w", mcptenant.UserError("no product %q", in.Text))
 	})
