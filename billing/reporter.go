@@ -94,6 +94,18 @@ const (
 	Unsupported                 // the provider can't tell
 )
 
+// Proved returns what the provider's total of d's window says of d: for
+// [Reporter]s to answer Verify with.
+func (d Delivery) Proved(total int64) Presence {
+	switch more := total - d.WindowConfirmed; {
+	case more == 0:
+		return Absent
+	case more == d.Quantity && !d.WindowUnproved:
+		return Present
+	}
+	return Ambiguous
+}
+
 // Caps are the rules of a provider for one target.
 type Caps struct {
 	// Overwrite is set when a repeated delivery replaces the first whatever

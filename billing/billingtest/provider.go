@@ -121,26 +121,14 @@ func (p *Provider) Caps(billing.Target) billing.Caps {
 
 // Report implements [billing.Reporter].
 func (p *Provider) Report(ctx context.Context, d billing.Delivery) (billing.Receipt, error) {
-	if err := ctx.Err(); err != nil {
+	if err := p.refuses(ctx, d); err != nil {
 		return billing.Receipt{}, err
-	}
-	if d.Target.Mode != p.mode {
-		return billing.Receipt{}, errors.New("billingtest: target of another mode")
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	fault := p.fault()
-	switch fault {
-	case DropBefore:
-		return billing.Receipt{Reason: "connection reset"}, nil
-	case Limited:
-		return billing.Receipt{Result: billing.NotApplied, RetryAfter: time.Second, Reason: "rate limit"}, nil
-	case Conflict:
-		return billing.Receipt{RetryAfter: 2 * time.Second, Reason: "another request is using this key"}, nil
-	case Denied:
-		return billing.Receipt{Result: billing.Unauthorized, Reason: "invalid key"}, nil
-	case Refused:
-		return billing.Receipt{Result: billing.Rejected, Reason: "no such target"}, nil
+	if r, ok := turnedAway[fault]; ok {
+		return r, nil
 	}
 	p.calls++
 	now := p.now()
@@ -155,6 +143,23 @@ func (p *Provider) Report(ctx context.Context, d billing.Delivery) (billing.Rece
 		return billing.Receipt{Reason: "internal error", NewEpoch: true}, nil
 	}
 	return p.answer(fault, p.take(d, now)), nil
+}
+
+// refuses returns an error for what is no request to this provider.
+func (p *Provider) refuses(ctx context.Context, d billing.Delivery) error {
+	if d.Target.Mode != p.mode {
+		return errors.New("billingtest: target of another mode")
+	}
+	return ctx.Err()
+}
+
+// turnedAway are the answers to requests that don't come to anything.
+var turnedAway = map[Fault]billing.Receipt{
+	DropBefore: {Reason: "connection reset"},
+	Limited:    {Result: billing.NotApplied, RetryAfter: time.Second, Reason: "rate limit"},
+	Conflict:   {RetryAfter: 2 * time.Second, Reason: "another request is using this key"},
+	Denied:     {Result: billing.Unauthorized, Reason: "invalid key"},
+	Refused:    {Result: billing.Rejected, Reason: "no such target"},
 }
 
 // fault returns what the next report meets.
@@ -198,26 +203,19 @@ func (p *Provider) take(d billing.Delivery, now time.Time) billing.Result {
 // Void implements [billing.Voider]: a meter takes back what it has got within 24
 // hours, a usage record is set to nothing while its period is open.
 func (p *Provider) Void(ctx context.Context, d billing.Delivery) (billing.Receipt, error) {
-	if err := ctx.Err(); err != nil {
+	if err := p.refuses(ctx, d); err != nil {
 		return billing.Receipt{}, err
-	}
-	if d.Target.Mode != p.mode {
-		return billing.Receipt{}, errors.New("billingtest: target of another mode")
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	fault := p.fault()
-	switch fault {
-	case NoFault, DropAfter, FailAfter, Truncated:
-		return p.answer(fault, p.takeBack(d)), nil
-	case Limited:
-		return billing.Receipt{Result: billing.NotApplied, RetryAfter: time.Second, Reason: "rate limit"}, nil
-	case Denied:
-		return billing.Receipt{Result: billing.Unauthorized, Reason: "invalid key"}, nil
-	case Refused:
-		return billing.Receipt{Result: billing.Rejected, Reason: "no such target"}, nil
+	if r, ok := turnedAway[fault]; ok {
+		return r, nil
 	}
-	return billing.Receipt{Reason: string(fault)}, nil
+	if fault == FailBefore {
+		return billing.Receipt{Reason: "internal error"}, nil
+	}
+	return p.answer(fault, p.takeBack(d)), nil
 }
 
 func (p *Provider) takeBack(d billing.Delivery) billing.Result {
@@ -258,11 +256,8 @@ func (p *Provider) answer(fault Fault, r billing.Result) billing.Receipt {
 
 // Verify implements [billing.Reporter].
 func (p *Provider) Verify(ctx context.Context, d billing.Delivery) (billing.Presence, error) {
-	if err := ctx.Err(); err != nil {
+	if err := p.refuses(ctx, d); err != nil {
 		return billing.Ambiguous, err
-	}
-	if d.Target.Mode != p.mode {
-		return billing.Ambiguous, errors.New("billingtest: target of another mode")
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -271,14 +266,7 @@ func (p *Provider) Verify(ctx context.Context, d billing.Delivery) (billing.Pres
 		from = d.Slot.Truncate(summaryWindow)
 		to = from.Add(summaryWindow)
 	}
-	switch more := p.shown(d.Target, from, to) - d.WindowConfirmed; {
-	case more == 0:
-		return billing.Absent, nil
-	case more == d.Quantity && !d.WindowUnproved:
-		return billing.Present, nil
-	default:
-		return billing.Ambiguous, nil
-	}
+	return d.Proved(p.shown(d.Target, from, to)), nil
 }
 
 // UsageTotal implements [billing.Totaler].

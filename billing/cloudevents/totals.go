@@ -32,14 +32,7 @@ func (r *Reporter) Verify(ctx context.Context, d billing.Delivery) (billing.Pres
 	if err != nil {
 		return billing.Ambiguous, fmt.Errorf("cloudevents: verify %s: %w", d.ID, err)
 	}
-	switch more := total - d.WindowConfirmed; {
-	case more == 0:
-		return billing.Absent, nil
-	case more == d.Quantity && !d.WindowUnproved:
-		return billing.Present, nil
-	default:
-		return billing.Ambiguous, nil
-	}
+	return d.Proved(total), nil
 }
 
 // UsageTotal implements [billing.Totaler]: from is rounded down to a minute, and

@@ -42,14 +42,7 @@ func (r *Reporter) Verify(ctx context.Context, d billing.Delivery) (billing.Pres
 		}
 		total = sum
 	}
-	switch more := total - d.WindowConfirmed; {
-	case more == 0:
-		return billing.Absent, nil
-	case more == d.Quantity && !d.WindowUnproved:
-		return billing.Present, nil
-	default:
-		return billing.Ambiguous, nil
-	}
+	return d.Proved(total), nil
 }
 
 // UsageTotal implements [billing.Totaler]. See [Client.UsageTotal]. What Stripe no
