@@ -34,16 +34,7 @@ func SetLimits(ctx context.Context, tx pgx.Tx, id tenant.ID, limits []tenant.Lim
 	if limits == nil {
 		limits = []tenant.Limit{}
 	}
-	batch := &pgx.Batch{}
-	batch.Queue(setLimitsSQL, id, limits).QueryRow(func(row pgx.Row) error { return row.Scan(&version) })
-	batch.Queue(notifySQL)
-	err = tx.SendBatch(ctx, batch).Close()
-	if errors.Is(err, pgx.ErrNoRows) {
-		if _, err = LockTenant(ctx, tx, id); err == nil {
-			err = ErrDeleted
-		}
-	}
-	if err != nil {
+	if version, err = setTenant(ctx, tx, setLimitsSQL, id, limits); err != nil {
 		return 0, fmt.Errorf("tenancy: set limits: %w", err)
 	}
 	return version, nil

@@ -74,14 +74,7 @@ func PutTenant(ctx context.Context, tx pgx.Tx, r Record) (version int64, err err
 		return 0, fmt.Errorf("tenancy: put tenant: %w", err)
 	}
 	tier, schema, database := r.Placement.columns(r.ID)
-	batch := &pgx.Batch{}
-	batch.Queue(putSQL, r.ID, r.Name, r.Plan, r.Status, timeOrNull(r.PeriodStart), timeOrNull(r.PeriodEnd), tier, schema, database).
-		QueryRow(func(row pgx.Row) error { return row.Scan(&version) })
-	batch.Queue(notifySQL)
-	err = tx.SendBatch(ctx, batch).Close()
-	if errors.Is(err, pgx.ErrNoRows) {
-		err = ErrDeleted
-	}
+	version, err = writeTenant(ctx, tx, putSQL, r.ID, r.Name, r.Plan, r.Status, timeOrNull(r.PeriodStart), timeOrNull(r.PeriodEnd), tier, schema, database)
 	if err != nil {
 		return 0, fmt.Errorf("tenancy: put tenant: %w", err)
 	}
@@ -94,19 +87,34 @@ func SetStatus(ctx context.Context, tx pgx.Tx, id tenant.ID, status tenant.Statu
 	if status == "" {
 		return 0, errors.New("tenancy: set status: the status is empty")
 	}
-	batch := &pgx.Batch{}
-	batch.Queue(setStatusSQL, id, status).QueryRow(func(row pgx.Row) error { return row.Scan(&version) })
-	batch.Queue(notifySQL)
-	err = tx.SendBatch(ctx, batch).Close()
-	if errors.Is(err, pgx.ErrNoRows) {
-		if _, err = LockTenant(ctx, tx, id); err == nil {
-			err = ErrDeleted
-		}
-	}
-	if err != nil {
+	if version, err = setTenant(ctx, tx, setStatusSQL, id, status); err != nil {
 		return 0, fmt.Errorf("tenancy: set status: %w", err)
 	}
 	return version, nil
+}
+
+// setTenant changes a part of the tenant's row by sql, which changes no
+// tombstone and returns the new version, and has the replicas told.
+func setTenant(ctx context.Context, tx pgx.Tx, sql string, id tenant.ID, value any) (version int64, err error) {
+	version, err = writeTenant(ctx, tx, sql, id, value)
+	if errors.Is(err, ErrDeleted) {
+		if _, unknown := LockTenant(ctx, tx, id); unknown != nil {
+			err = unknown
+		}
+	}
+	return version, err
+}
+
+// writeTenant has the replicas told of what sql writes.
+func writeTenant(ctx context.Context, tx pgx.Tx, sql string, args ...any) (version int64, err error) {
+	batch := &pgx.Batch{}
+	batch.Queue(sql, args...).QueryRow(func(row pgx.Row) error { return row.Scan(&version) })
+	batch.Queue(notifySQL)
+	err = tx.SendBatch(ctx, batch).Close()
+	if errors.Is(err, pgx.ErrNoRows) {
+		err = ErrDeleted
+	}
+	return version, err
 }
 
 // LockTenant reads the tenant's row and locks it until tx ends.
