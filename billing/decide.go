@@ -19,7 +19,8 @@ const clockMargin = time.Minute
 //
 //   - what was never sent is sent, while the provider still takes its period;
 //   - what was sent may be sent again while the provider is sure to recognise
-//     the repetition;
+//     the repetition: if that is by the key alone, under the same key, as long
+//     as it is remembered and no failure is saved under it;
 //   - else the provider's totals decide, once they must show the last send of
 //     whatever is in them;
 //   - what comes too late is not sent, because a provider may accept it and
@@ -27,16 +28,25 @@ const clockMargin = time.Minute
 func decide(b Batch, caps Caps, now time.Time) Decision {
 	clean := b.FirstSent.IsZero()
 	taken := b.taken(caps, now)
+	life := keyLife
+	if caps.KeyOnly {
+		life = caps.DedupeWindow
+	}
 	send := Decision{
 		Step:     StepSend,
-		NewEpoch: !b.EpochAt.IsZero() && now.Sub(b.EpochAt) >= keyLife,
+		NewEpoch: !b.EpochAt.IsZero() && now.Sub(b.EpochAt) >= life,
+	}
+	known := now.Sub(b.FirstSent) < caps.DedupeWindow
+	if caps.KeyOnly {
+		// The first send, too, was under the key of this epoch.
+		known = known && !send.NewEpoch && !b.EpochAt.IsZero() && !b.EpochAt.After(b.FirstSent)
 	}
 	switch {
 	case clean && taken:
 		return send
 	case clean:
 		return Decision{Step: StepLate, Reason: "the provider no longer takes usage of this billing period"}
-	case !b.Refused && taken && (caps.Overwrite || now.Sub(b.FirstSent) < caps.DedupeWindow):
+	case !b.Refused && taken && (caps.Overwrite || known):
 		return send
 	}
 	last := b.LastSent

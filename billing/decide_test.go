@@ -25,6 +25,12 @@ func TestDecide(t *testing.T) {
 	crowded.WindowSent = ago(5 * time.Minute)
 	old := batch(end, never, never)
 	old.Slot = ago(36 * 24 * time.Hour)
+	keyed := Caps{DedupeWindow: 23 * time.Hour, KeyOnly: true, VerifyLag: 15 * time.Minute}
+	under := func(epoch, first time.Time) Batch {
+		b := batch(end, first, ago(time.Hour))
+		b.EpochAt = epoch
+		return b
+	}
 	for _, tc := range []struct {
 		name  string
 		batch Batch
@@ -46,6 +52,12 @@ func TestDecide(t *testing.T) {
 		{"record, sent, closed", batch(ago(time.Hour), ago(2*time.Hour), ago(2*time.Hour)), record, StepVerify, never},
 		{"refused after an unknown", refused, meter, StepVerify, never},
 		{"refused after an unknown, record", refused, record, StepVerify, never},
+		{"key only, never sent", batch(end, never, never), keyed, StepSend, never},
+		{"key only, within the window", under(ago(23*time.Hour-1), ago(23*time.Hour-1)), keyed, StepSend, never},
+		{"key only, after the window", under(ago(23*time.Hour), ago(23*time.Hour)), keyed, StepVerify, never},
+		{"key only, the key is older than the send", under(ago(23*time.Hour), ago(time.Hour)), keyed, StepVerify, never},
+		{"key only, first sent under another", under(ago(time.Hour), ago(2*time.Hour)), keyed, StepVerify, never},
+		{"key only, a failure is saved under it", under(never, ago(time.Hour)), keyed, StepVerify, never},
 		{"a provider that knows nothing", batch(end, ago(time.Second), ago(time.Second)), Caps{}, StepVerify, never},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -70,6 +82,13 @@ func TestDecideEpoch(t *testing.T) {
 	}
 	b.EpochAt = time.Time{}
 	require.False(t, decide(b, Caps{Overwrite: true}, now).NewEpoch, "no key was used yet")
+
+	// Where the key is all, it lasts as long as the provider says.
+	keyed := Caps{DedupeWindow: 30 * 24 * time.Hour, KeyOnly: true}
+	b.FirstSent, b.EpochAt = now.Add(-50*time.Hour), now.Add(-50*time.Hour)
+	require.Equal(t, Decision{Step: StepSend}, decide(b, keyed, now))
+	b.FirstSent, b.EpochAt = time.Time{}, now.Add(-31*24*time.Hour) // refused at once, a month ago
+	require.Equal(t, Decision{Step: StepSend, NewEpoch: true}, decide(b, keyed, now))
 }
 
 // TestJudge: what an answer proves, alone and after an attempt whose answer

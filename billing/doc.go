@@ -52,7 +52,8 @@
 //
 // No batch is applied twice: that it is about to be sent is committed before it
 // is. From then on it is either repeated under an identity that the provider
-// recognises (an identifier, or a slot whose value is overwritten), or, when
+// recognises (an identifier, a slot whose value is overwritten, or, where there
+// is nothing else, the idempotency key of the first attempt), or, when
 // that can't be relied on any more, looked up. Two workers don't answer for one
 // batch: a verdict counts only if its attempt is the batch's latest.
 //

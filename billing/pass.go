@@ -103,6 +103,7 @@ func (w *Worker) drain(ctx context.Context, t OpenTarget, most int, slow func())
 		if claim == nil {
 			return time.Time{}, false, nil
 		}
+		caps = w.reporter.Caps(claim.Target) // which may have changed
 		log := w.opts.Logger.With("tenant", t.Target.Tenant, "batch", claim.ID)
 		switch claim.Step {
 		case StepHold:
@@ -156,7 +157,7 @@ func (w *Worker) claim(ctx context.Context, target int64, caps Caps) (*Claim, er
 	ctx, cancel := outlive(ctx, w.opts.CallTimeout, writeGrace)
 	defer cancel()
 	now := w.opts.Now()
-	return w.ledger.Claim(ctx, target, now, w.opts.Lease, caps, func(b Batch) Decision { return decide(b, caps, now) })
+	return w.ledger.Claim(ctx, target, now, w.opts.Lease, caps, func(b Batch) Decision { return decide(b, w.reporter.Caps(b.Target), now) })
 }
 
 // carry makes the call that the claim is for. A call under way is given a

@@ -26,6 +26,10 @@ type Target struct {
 	Meter    string    `json:"meter,omitempty"`    // the meter's event name (ModeMeter)
 	MeterID  string    `json:"meter_id,omitempty"` // the meter's id, to read totals back (ModeMeter)
 	Item     string    `json:"item,omitempty"`     // the subscription item's id (ModeUsageRecord; informative otherwise)
+
+	// Additive is set while the provider only adds to what is there and refuses
+	// to overwrite it: usage records of a subscription with billing thresholds.
+	Additive bool `json:"additive,omitempty"`
 }
 
 // Delivery is one sealed batch of usage on its way to its target. Quantity,
@@ -41,7 +45,7 @@ type Delivery struct {
 	PeriodStart, PeriodEnd time.Time
 
 	// IdempotencyKey smooths the retries of one epoch; ID and Slot carry the
-	// meaning.
+	// meaning, except where Caps.KeyOnly says otherwise.
 	IdempotencyKey string
 
 	// FirstSent and LastSent are zero before the first attempt.
@@ -114,6 +118,9 @@ type Caps struct {
 	// DedupeWindow is how long a repeated delivery is recognised. After it
 	// the worker verifies before it sends again.
 	DedupeWindow time.Duration
+	// KeyOnly is set when a repeated delivery is recognised by its idempotency
+	// key and by nothing else: under another key it would be applied again.
+	KeyOnly bool
 	// VerifyLag is how long after a send the totals may not yet show it.
 	VerifyLag time.Duration
 	// SlotGranularity is the resolution of the provider's timestamps, in which

@@ -82,6 +82,7 @@ func testCaps(t *testing.T, f Fixture) {
 	caps := f.Reporter.Caps(f.Target)
 	require.Positive(t, caps.SlotGranularity, "every batch needs a slot")
 	require.True(t, caps.Overwrite || caps.DedupeWindow > 0, "no repetition is ever safe")
+	require.False(t, caps.Overwrite && caps.KeyOnly, "what is overwritten is not applied again, whatever the key")
 	require.GreaterOrEqual(t, caps.VerifyWindow, time.Duration(0))
 	require.Zero(t, caps.VerifyWindow%caps.SlotGranularity, "windows must hold whole slots")
 	require.GreaterOrEqual(t, caps.MaxFuture, time.Duration(0))
@@ -104,7 +105,7 @@ func testDelivery(t *testing.T, f Fixture) {
 func testRepetition(t *testing.T, f Fixture) {
 	d := f.delivery(7)
 	for epoch := range 4 {
-		if epoch == 2 { // what the provider keeps under a key is beside the point
+		if epoch == 2 && !f.Reporter.Caps(f.Target).KeyOnly { // what the provider keeps under a key is beside the point
 			d.IdempotencyKey += "x"
 		}
 		receipt, err := f.Reporter.Report(t.Context(), d)
@@ -141,7 +142,10 @@ func testLateRepetition(t *testing.T, f Fixture) {
 		}
 	}
 	f.Advance(last.Add(-caps.VerifyLag - time.Second).Sub(f.Now()))
-	d.FirstSent, d.LastSent, d.IdempotencyKey = f.Now().Add(-time.Hour), f.Now().Add(-time.Hour), d.IdempotencyKey+"x"
+	d.FirstSent, d.LastSent = f.Now().Add(-time.Hour), f.Now().Add(-time.Hour)
+	if !caps.KeyOnly {
+		d.IdempotencyKey += "x"
+	}
 	receipt, err := f.Reporter.Report(t.Context(), d)
 	require.NoError(t, err)
 	require.Contains(t, []billing.Result{billing.Accepted, billing.AlreadyAccepted}, receipt.Result, receipt.Reason)
@@ -237,10 +241,25 @@ func testFault(t *testing.T, f Fixture, fault Fault) {
 		if receipt.NewEpoch {
 			epoch++
 			d.IdempotencyKey = d.IdempotencyKey[:len(d.IdempotencyKey)-1] + string(epoch)
+			if f.Reporter.Caps(f.Target).KeyOnly && f.present(t, d) {
+				require.EqualValues(t, 7, f.Billed(), "said to be there and is not billed once")
+				return
+			}
 		}
 		f.Advance(max(receipt.RetryAfter, 2*time.Second))
 	}
 	require.Fail(t, "five attempts did not get it through")
+}
+
+// present asks, as the worker does before it sends under another key where only
+// the key keeps a repetition from being applied.
+func (f Fixture) present(t *testing.T, d billing.Delivery) bool {
+	t.Helper()
+	f.Advance(f.Reporter.Caps(f.Target).VerifyLag)
+	presence, err := f.Reporter.Verify(t.Context(), d)
+	require.NoError(t, err)
+	require.Contains(t, []billing.Presence{billing.Present, billing.Absent}, presence)
+	return presence == billing.Present
 }
 
 // testVerify: once the totals must show it, they tell whether it was applied.

@@ -11,13 +11,18 @@ import (
 
 func TestProvider(t *testing.T) {
 	t.Parallel()
-	for _, mode := range []billing.Mode{billing.ModeMeter, billing.ModeUsageRecord} {
-		t.Run(string(mode), func(t *testing.T) {
+	for name, to := range map[string]billing.Target{
+		"meter":        {Mode: billing.ModeMeter, Meter: "calls"},
+		"usage record": {Mode: billing.ModeUsageRecord, Item: "si_1"},
+		"additive":     {Mode: billing.ModeUsageRecord, Item: "si_1", Additive: true},
+	} {
+		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			billingtest.TestReporter(t, func(t *testing.T) billingtest.Fixture {
 				clock := billingtest.NewClock(time.Date(2026, 3, 10, 9, 17, 23, 0, time.UTC))
-				p := billingtest.NewProvider(mode, clock.Now)
-				target := billing.Target{Tenant: tenant.NewID(), Provider: "test", Mode: mode, Customer: "cus_1", Meter: "calls", Item: "si_1"}
+				p := billingtest.NewProvider(to.Mode, clock.Now)
+				target := to
+				target.Tenant, target.Provider, target.Customer = tenant.NewID(), "test", "cus_1"
 				from, to := clock.Now().Add(-time.Hour), clock.Now().AddDate(0, 1, 0)
 				return billingtest.Fixture{
 					Reporter: p, Target: target, PeriodStart: from, PeriodEnd: to,

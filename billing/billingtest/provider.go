@@ -90,7 +90,7 @@ func (p *Provider) Total(t billing.Target, from, to time.Time) (total int64) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for _, e := range p.entries {
-		if e.target == t && !e.lost && !e.at.Before(from) && e.at.Before(to) {
+		if e.target == place(t) && !e.lost && !e.at.Before(from) && e.at.Before(to) {
 			total += e.quantity
 		}
 	}
@@ -105,12 +105,15 @@ func (p *Provider) Calls() int {
 }
 
 // Caps implements [billing.Reporter].
-func (p *Provider) Caps(billing.Target) billing.Caps {
+func (p *Provider) Caps(t billing.Target) billing.Caps {
 	p.mu.Lock()
 	lag := p.lag + 5*time.Minute
 	p.mu.Unlock()
 	if p.mode == billing.ModeUsageRecord {
-		return billing.Caps{Overwrite: true, VerifyLag: lag, SlotGranularity: time.Second}
+		return billing.Caps{
+			Overwrite: !t.Additive, KeyOnly: t.Additive, DedupeWindow: keyMemory - time.Hour,
+			VerifyLag: lag, SlotGranularity: time.Second,
+		}
 	}
 	return billing.Caps{
 		DedupeWindow: identifierMemory - time.Hour, VerifyLag: lag,
@@ -172,15 +175,21 @@ func (p *Provider) fault() Fault {
 	return f
 }
 
+// place is what doesn't change of a target.
+func place(t billing.Target) billing.Target {
+	t.Additive = false
+	return t
+}
+
 // take applies a delivery by the rules of the mode.
 func (p *Provider) take(d billing.Delivery, now time.Time) billing.Result {
-	e := entry{id: d.ID, target: d.Target, at: d.Slot, quantity: d.Quantity, taken: now}
+	e := entry{id: d.ID, target: place(d.Target), at: d.Slot, quantity: d.Quantity, taken: now}
 	if p.mode == billing.ModeUsageRecord {
 		if d.Slot.After(now) || !d.Slot.After(d.PeriodStart) || !now.Before(d.PeriodEnd) {
 			return billing.Rejected
 		}
 		for i, old := range p.entries {
-			if old.target == e.target && old.at.Equal(e.at) {
+			if !d.Target.Additive && old.target == e.target && old.at.Equal(e.at) {
 				p.entries[i] = e
 				return billing.Accepted
 			}
@@ -201,7 +210,8 @@ func (p *Provider) take(d billing.Delivery, now time.Time) billing.Result {
 }
 
 // Void implements [billing.Voider]: a meter takes back what it has got within 24
-// hours, a usage record is set to nothing while its period is open.
+// hours, a usage record is set to nothing while its period is open, unless it was
+// added.
 func (p *Provider) Void(ctx context.Context, d billing.Delivery) (billing.Receipt, error) {
 	if err := p.refuses(ctx, d); err != nil {
 		return billing.Receipt{}, err
@@ -221,14 +231,14 @@ func (p *Provider) Void(ctx context.Context, d billing.Delivery) (billing.Receip
 func (p *Provider) takeBack(d billing.Delivery) billing.Result {
 	for i := range p.entries {
 		e := &p.entries[i]
-		if e.id != d.ID || e.target != d.Target {
+		if e.id != d.ID || e.target != place(d.Target) {
 			continue
 		}
 		switch {
 		case e.quantity == 0:
 			return billing.AlreadyAccepted
 		case p.mode == billing.ModeMeter && p.now().Sub(e.taken) >= identifierMemory,
-			p.mode == billing.ModeUsageRecord && !p.now().Before(d.PeriodEnd):
+			p.mode == billing.ModeUsageRecord && (d.Target.Additive || !p.now().Before(d.PeriodEnd)):
 			return billing.Rejected
 		}
 		e.quantity = 0
@@ -284,13 +294,13 @@ func (p *Provider) UsageTotal(ctx context.Context, t billing.Target, from, to ti
 func (p *Provider) Add(t billing.Target, quantity int64, at time.Time) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.entries = append(p.entries, entry{target: t, at: at, quantity: quantity})
+	p.entries = append(p.entries, entry{target: place(t), at: at, quantity: quantity})
 }
 
 // shown is the total of [from, to) as far as it is shown by now.
 func (p *Provider) shown(t billing.Target, from, to time.Time) (total int64) {
 	for _, e := range p.entries {
-		if e.target == t && !e.at.Before(from) && e.at.Before(to) && p.now().Sub(e.taken) >= p.lag {
+		if e.target == place(t) && !e.at.Before(from) && e.at.Before(to) && p.now().Sub(e.taken) >= p.lag {
 			total += e.quantity
 		}
 	}
@@ -326,7 +336,7 @@ func (p *Provider) Increment(key string, t billing.Target, quantity int64, at ti
 	if fault == FailBefore {
 		return ErrLost
 	}
-	p.entries = append(p.entries, entry{target: t, at: at, quantity: quantity, taken: now})
+	p.entries = append(p.entries, entry{target: place(t), at: at, quantity: quantity, taken: now})
 	if fault == DropAfter || fault == FailAfter || fault == Truncated {
 		return ErrLost
 	}

@@ -16,6 +16,9 @@ func testVoid(t *testing.T, f Fixture, fault Fault) {
 	if !ok {
 		t.Skip("nothing can be taken back")
 	}
+	if caps := f.Reporter.Caps(f.Target); caps.VoidWindow == 0 && !caps.Overwrite {
+		t.Skip("nothing of this target can be taken back")
+	}
 	kept, d := f.delivery(11), f.delivery(7)
 	kept.Slot = d.Slot.Add(-max(f.Reporter.Caps(f.Target).SlotGranularity, time.Second))
 	f.accept(t, kept, d)

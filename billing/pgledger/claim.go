@@ -14,7 +14,7 @@ import (
 )
 
 const openSQL = `
-select t.id, t.tenant_id, t.provider, t.mode, t.customer, t.meter, t.meter_id, t.item,
+select ` + targetColumns + `, t.id,
 	case when b.state in ('sending', 'verifying') then b.lease_until else b.next_at end
 from (select distinct target_id from mcpsaas.usage_batches
 	where state in ('sealed', 'sending', 'verifying', 'unknown') and ($1::uuid is null or tenant_id = $1)) as o
@@ -37,8 +37,7 @@ func (l *Ledger) Open(ctx context.Context, id tenant.ID, soon time.Time) ([]bill
 		return nil, fmt.Errorf("pgledger: list open batches: %w", pgredact.Error(err))
 	}
 	targets, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (o billing.OpenTarget, err error) {
-		t := &o.Target
-		err = row.Scan(&o.ID, &t.Tenant, &t.Provider, &t.Mode, &t.Customer, &t.Meter, &t.MeterID, &t.Item, &o.NextAt)
+		err = row.Scan(fieldsOf(&o.Target, &o.ID, &o.NextAt)...)
 		return o, err
 	})
 	if err != nil {
@@ -51,8 +50,7 @@ func (l *Ledger) Open(ctx context.Context, id tenant.ID, soon time.Time) ([]bill
 // each other by its row; they don't wait, since the other one will do the work.
 const (
 	claimTargetSQL = `
-select tenant_id, provider, mode, customer, meter, meter_id, item
-from mcpsaas.billing_targets where id = $1 for no key update skip locked`
+select ` + targetColumns + ` from mcpsaas.billing_targets t where id = $1 for no key update skip locked`
 
 	// What was sent and is in doubt comes first, else what was sent since
 	// might be taken for it in the provider's totals. The state is looked at
@@ -100,9 +98,7 @@ func (l *Ledger) Claim(ctx context.Context, target int64, now time.Time, lease t
 	var claim *billing.Claim
 	err := pgx.BeginFunc(ctx, l.pool, func(tx pgx.Tx) error {
 		b := billing.Batch{TargetID: target}
-		t := &b.Target
-		err := tx.QueryRow(ctx, claimTargetSQL, target).
-			Scan(&t.Tenant, &t.Provider, &t.Mode, &t.Customer, &t.Meter, &t.MeterID, &t.Item)
+		err := tx.QueryRow(ctx, claimTargetSQL, target).Scan(fieldsOf(&b.Target)...)
 		if errors.Is(err, pgx.ErrNoRows) {
 			return nil
 		}

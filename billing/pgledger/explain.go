@@ -89,14 +89,13 @@ type Entry struct {
 
 const (
 	explainPeriodsSQL = `
-select distinct on (t.id, p.period_start) t.id, t.tenant_id, t.provider, t.mode, t.customer, t.meter, t.meter_id, t.item,
-	p.period_start, p.period_end
+select distinct on (t.id, p.period_start) ` + targetColumns + `, t.id, p.period_start, p.period_end
 from mcpsaas.billing_periods p join mcpsaas.billing_targets t on t.id = p.target_id
 where p.tenant_id = $1 and p.period_start <= $2 and p.period_end > $2 and ($3 = '' or t.item = $3)
 order by t.id, p.period_start, p.period_end desc`
 
 	explainBatchPeriodsSQL = `
-select t.id, t.tenant_id, t.provider, t.mode, t.customer, t.meter, t.meter_id, t.item, b.period_start, b.period_end
+select ` + targetColumns + `, t.id, b.period_start, b.period_end
 from mcpsaas.usage_batches b join mcpsaas.billing_targets t on t.id = b.target_id
 where b.id = any ($1)
 order by t.id, b.period_start`
@@ -182,9 +181,7 @@ func (l *Ledger) explain(ctx context.Context, tx pgx.Tx, q Question) ([]Explanat
 		e      Explanation
 	}
 	places, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (p place, err error) {
-		t := &p.e.Target
-		err = row.Scan(&p.target, &t.Tenant, &t.Provider, &t.Mode, &t.Customer, &t.Meter, &t.MeterID, &t.Item,
-			timeOrZero{&p.e.PeriodStart}, timeOrZero{&p.e.PeriodEnd})
+		err = row.Scan(fieldsOf(&p.e.Target, &p.target, timeOrZero{&p.e.PeriodStart}, timeOrZero{&p.e.PeriodEnd})...)
 		return p, err
 	})
 	if err != nil {

@@ -23,8 +23,7 @@ const (
 
 	// lockTargetSQL is what claimTargetSQL takes, but waits: a claim is short.
 	lockTargetSQL = `
-select tenant_id, provider, mode, customer, meter, meter_id, item
-from mcpsaas.billing_targets where id = $1 for no key update`
+select ` + targetColumns + ` from mcpsaas.billing_targets t where id = $1 for no key update`
 
 	lockBatchSQL = `
 select state, attempt, epoch, quantity, slot, period_start, period_end, first_sent_at, last_sent_at,
@@ -107,9 +106,7 @@ func (op *operation) lock(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	t := &b.Target
-	err = op.tx.QueryRow(ctx, lockTargetSQL, b.TargetID).Scan(&t.Tenant, &t.Provider, &t.Mode, &t.Customer, &t.Meter, &t.MeterID, &t.Item)
-	if err != nil {
+	if err := op.tx.QueryRow(ctx, lockTargetSQL, b.TargetID).Scan(fieldsOf(&b.Target)...); err != nil {
 		return err
 	}
 	err = op.tx.QueryRow(ctx, lockBatchSQL, op.Batch, op.now).Scan(&b.State, &b.Attempt, &b.Epoch, &b.Quantity, &b.Slot,

@@ -24,7 +24,7 @@ insert into mcpsaas.billing_signals as s (name, at) values ('reconciling', $1)
 on conflict (name) do update set at = excluded.at where s.at <= $2`
 
 	spansToCompareSQL = `
-select distinct t.id, t.tenant_id, t.provider, t.mode, t.customer, t.meter, t.meter_id, t.item, p.period_start, p.period_end
+select distinct ` + targetColumns + `, t.id, p.period_start, p.period_end
 from mcpsaas.billing_periods p join mcpsaas.billing_targets t on t.id = p.target_id
 where p.period_end > $1 and p.since <= $2 and p.until > p.since
 order by t.id, p.period_start`
@@ -64,8 +64,7 @@ func (l *Ledger) Spans(ctx context.Context, now time.Time, caps func(billing.Tar
 	}
 	var spans []billing.Span
 	var s billing.Span
-	t := &s.Target
-	_, err = pgx.ForEachRow(rows, []any{&s.TargetID, &t.Tenant, &t.Provider, &t.Mode, &t.Customer, &t.Meter, &t.MeterID, &t.Item, &s.From, &s.To}, func() error {
+	_, err = pgx.ForEachRow(rows, fieldsOf(&s.Target, &s.TargetID, &s.From, &s.To), func() error {
 		s.From, s.To = s.From.UTC(), s.To.UTC()
 		if s.Period = caps(s.Target).VerifyWindow == 0; s.Period {
 			spans = append(spans, s)
@@ -115,7 +114,7 @@ on conflict (target_id, window_from, window_to) do update set
 	reason = case when d.settled_by <> '' and d.drift = excluded.drift then d.reason else '' end`
 
 	driftsSQL = `
-select d.id, t.tenant_id, t.provider, t.mode, t.customer, t.meter, t.meter_id, t.item,
+select ` + targetColumns + `, d.id,
 	d.window_from, d.window_to, d.confirmed, d.provider, d.drift, d.found_at, d.checked_at
 from mcpsaas.billing_drift d join mcpsaas.billing_targets t on t.id = d.target_id
 where d.settled_at is null and ($1::uuid is null or d.tenant_id = $1)
@@ -153,9 +152,8 @@ func (l *Ledger) Drifts(ctx context.Context, id tenant.ID) ([]billing.Drift, err
 		return nil, fmt.Errorf("pgledger: list drifts: %w", pgredact.Error(err))
 	}
 	drifts, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (d billing.Drift, err error) {
-		t := &d.Target
-		err = row.Scan(&d.ID, &t.Tenant, &t.Provider, &t.Mode, &t.Customer, &t.Meter, &t.MeterID, &t.Item,
-			timeOrZero{&d.From}, timeOrZero{&d.To}, &d.Confirmed, &d.Provider, &d.Units, timeOrZero{&d.Found}, timeOrZero{&d.Checked})
+		err = row.Scan(fieldsOf(&d.Target, &d.ID, timeOrZero{&d.From}, timeOrZero{&d.To}, &d.Confirmed, &d.Provider, &d.Units,
+			timeOrZero{&d.Found}, timeOrZero{&d.Checked})...)
 		return d, err
 	})
 	if err != nil {

@@ -42,9 +42,9 @@ on conflict (id) do update set
 	seq = excluded.seq, updated_at = excluded.updated_at`
 
 	targetSQL = `
-insert into mcpsaas.billing_targets (tenant_id, provider, mode, customer, meter, meter_id, item, key)
-values ($1, $2, $3, $4, $5, $6, $7, $8)
-on conflict (provider, mode, key) do update set meter_id = excluded.meter_id, item = excluded.item
+insert into mcpsaas.billing_targets (tenant_id, provider, mode, customer, meter, meter_id, item, additive, key)
+values ($1, $2, $3, $4, $5, $6, $7, $8, $9)
+on conflict (provider, mode, key) do update set meter_id = excluded.meter_id, item = excluded.item, additive = excluded.additive
 returning id, tenant_id`
 
 	spansSQL = `
@@ -180,7 +180,7 @@ func saveTargets(ctx context.Context, tx pgx.Tx, c billing.Change) (ids []int64,
 		}
 		var id int64
 		var owner tenant.ID
-		err := tx.QueryRow(ctx, targetSQL, c.Tenant, t.Provider, t.Mode, t.Customer, t.Meter, t.MeterID, t.Item, key).Scan(&id, &owner)
+		err := tx.QueryRow(ctx, targetSQL, c.Tenant, t.Provider, t.Mode, t.Customer, t.Meter, t.MeterID, t.Item, t.Additive, key).Scan(&id, &owner)
 		if err != nil {
 			return nil, err
 		}

@@ -94,8 +94,7 @@ where tenant_id = $1 and due and bill_at >= $2
 order by bill_at limit 1`
 
 	periodsSQL = `
-select p.target_id, p.period_start, p.period_end, p.since, p.until, p.live,
-	t.tenant_id, t.provider, t.mode, t.customer, t.meter, t.meter_id, t.item, s.plan
+select ` + targetColumns + `, p.target_id, p.period_start, p.period_end, p.since, p.until, p.live, s.plan
 from mcpsaas.billing_periods p
 join mcpsaas.billing_targets t on t.id = p.target_id
 join mcpsaas.billing_subscriptions s on s.id = p.subscription_id
@@ -131,9 +130,7 @@ func (s sealer) next(ctx context.Context, from time.Time) (sealed int, goOn time
 		return 0, time.Time{}, err
 	}
 	periods, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (p period, err error) {
-		t := &p.target
-		err = row.Scan(&p.targetID, &p.start, &p.end, &p.since, &p.until, &p.live,
-			&t.Tenant, &t.Provider, &t.Mode, &t.Customer, &t.Meter, &t.MeterID, &t.Item, &p.plan)
+		err = row.Scan(fieldsOf(&p.target, &p.targetID, &p.start, &p.end, &p.since, &p.until, &p.live, &p.plan)...)
 		return p, err
 	})
 	if err != nil {

@@ -23,8 +23,7 @@ update mcpsaas.usage_batches set state = $2, reason = $3, lease_until = null whe
 	// the batch's own target, or of one that took its place and has not got these
 	// events by another batch.
 	presentElsewhereSQL = `
-select p.target_id, p.period_start, p.period_end, p.since, p.until, p.live,
-	t.tenant_id, t.provider, t.mode, t.customer, t.meter, t.meter_id, t.item
+select ` + targetColumns + `, p.target_id, p.period_start, p.period_end, p.since, p.until, p.live
 from mcpsaas.billing_periods p join mcpsaas.billing_targets t on t.id = p.target_id
 where p.tenant_id = $1 and t.provider = $2 and t.mode = $3 and p.since <= $5 and p.until > $5
 	and (p.target_id = $4 or not exists (
@@ -95,10 +94,8 @@ func (op *operation) move(ctx context.Context) error {
 		return op.refuse("it may have been applied, and would be billed twice: requeue it, or write it off")
 	}
 	var p period
-	t := &p.target
 	err := op.tx.QueryRow(ctx, presentElsewhereSQL, b.Target.Tenant, b.Target.Provider, b.Target.Mode, b.TargetID, op.now, op.eventsIn).
-		Scan(&p.targetID, &p.start, &p.end, &p.since, &p.until, &p.live,
-			&t.Tenant, &t.Provider, &t.Mode, &t.Customer, &t.Meter, &t.MeterID, &t.Item)
+		Scan(fieldsOf(&p.target, &p.targetID, &p.start, &p.end, &p.since, &p.until, &p.live)...)
 	switch {
 	case errors.Is(err, pgx.ErrNoRows):
 		return op.refuse("the tenant has no present billing period at the provider")

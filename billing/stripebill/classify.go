@@ -57,6 +57,11 @@ func classify(resp response, err error) billing.Receipt {
 		r.RetryAfter = time.Second
 	case errors.Is(refused, ErrUnauthorized):
 		r.Result = billing.Unauthorized
+	case refused.Status == http.StatusBadRequest && refused.Param == "action":
+		// The subscription has billing thresholds since its last webhook, after
+		// the next of which Target.Additive is set.
+		r.Result = billing.NotApplied
+		r.RetryAfter = time.Minute
 	case refused.Status >= http.StatusBadRequest && inFuture(refused):
 		// Clocks differ by more than Stripe's five minutes. It will be taken
 		// later.

@@ -27,23 +27,31 @@ var faults = map[billingtest.Fault]stripetest.FaultKind{
 // inject has the next report meet the fault.
 func (w world) inject(t *testing.T, fault billingtest.Fault) {
 	t.Helper()
+	w.injectAt(t, fault, "")
+}
+
+// injectAt has the next report to that path meet the fault.
+func (w world) injectAt(t *testing.T, fault billingtest.Fault, path string) {
+	t.Helper()
 	if fault == billingtest.NoFault {
 		return
 	}
 	kind, known := faults[fault]
 	require.True(t, known, "fault %q", fault)
-	w.stripe.Inject(stripetest.Fault{Kind: kind, Method: "POST"})
+	w.stripe.Inject(stripetest.Fault{Kind: kind, Method: "POST", Path: path})
 }
 
 func TestReporterConforms(t *testing.T) {
 	t.Parallel()
-	for _, mode := range []billing.Mode{billing.ModeMeter, billing.ModeUsageRecord} {
-		t.Run(string(mode), func(t *testing.T) {
+	for name, sell := range map[string]func(world, *testing.T) billing.Target{
+		"meter": world.sellPro, "usage record": world.sellLegacy, "additive": world.sellAdditive,
+	} {
+		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			billingtest.TestReporter(t, func(t *testing.T) billingtest.Fixture {
 				clock := billingtest.NewClock(start)
 				w := setup(t, &stripetest.Options{Now: clock.Now, SummaryLag: 10 * time.Minute})
-				target := w.sell(t, mode)
+				target := sell(w, t)
 				clock.Advance(2 * time.Hour)
 				return billingtest.Fixture{
 					Reporter: stripebill.NewReporter(w.client, nil), Target: target,

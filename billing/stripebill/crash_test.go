@@ -3,7 +3,9 @@ package stripebill_test
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"net/http"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -26,21 +28,28 @@ import (
 // TestCrashMatrix plays the matrix (a part of it without SOAK) with all that
 // billing has: the ledger on PostgreSQL, the worker, Stripe's client, and
 // Stripe's rules over HTTP, with summaries that lag and invoices that are drawn
-// up. In every scenario what the invoices bill is what was produced.
+// up. In every scenario what the invoices bill is what was produced: through
+// meters, usage records, both items of one subscription, and usage records that
+// billing thresholds let nobody overwrite.
 //
 // Mutations seen by it: another identifier for each attempt, usage records
 // incremented instead of set, Verify never answering Present, WindowConfirmed
 // ignored.
 func TestCrashMatrix(t *testing.T) {
 	t.Parallel()
-	for _, mode := range []billing.Mode{billing.ModeMeter, billing.ModeUsageRecord} {
-		t.Run(string(mode), func(t *testing.T) {
+	for name, d := range map[string]deal{
+		"meter":        {},
+		"usage record": {legacy: true},
+		"migrating":    {legacy: true, meter: true},
+		"thresholds":   {legacy: true, thresholds: true},
+	} {
+		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			scenarios := sample(billingtest.Matrix())
 			var next, wrong atomic.Int64
 			var wg sync.WaitGroup
 			for range 2 {
-				p := newPlayer(t, mode)
+				p := newPlayer(t, d)
 				wg.Go(func() {
 					for i := next.Add(1) - 1; i < int64(len(scenarios)); i = next.Add(1) - 1 {
 						outcome, err := p.play(t, scenarios[i])
@@ -68,18 +77,25 @@ func sample(all []billingtest.Scenario) (some []billingtest.Scenario) {
 	return some
 }
 
+// deal is what a customer has: a meter, unless it is usage records, or both while
+// moving from these to that.
+type deal struct {
+	legacy, meter bool
+	thresholds    bool // of the subscription
+}
+
 // player has a ledger of its own, and a Stripe account for each scenario.
 type player struct {
-	mode   billing.Mode
+	deal
 	clock  *billingtest.Clock
 	pool   *pgxpool.Pool
 	ledger *pgledger.Ledger
 	seq    int64
 }
 
-func newPlayer(t *testing.T, mode billing.Mode) *player {
+func newPlayer(t *testing.T, d deal) *player {
 	t.Helper()
-	p := &player{mode: mode, clock: billingtest.NewClock(start)}
+	p := &player{deal: d, clock: billingtest.NewClock(start)}
 	config, err := pgxpool.ParseConfig(devtest.DB(t, ledgerTemplate).URL)
 	require.NoError(t, err)
 	config.ConnConfig.RuntimeParams["role"] = tenancy.ControlRole
@@ -104,7 +120,7 @@ func (p *player) play(t *testing.T, s billingtest.Scenario) (billingtest.Outcome
 	if err != nil {
 		return billingtest.Outcome{}, err
 	}
-	target, end := sub.Targets[0], sub.PeriodEnd
+	id, end := sub.Targets[0].Tenant, sub.PeriodEnd
 	p.clock.Advance(time.Hour)
 	return s.Run(t.Context(), billingtest.World{
 		Now: p.clock.Now, Advance: p.clock.Advance, PeriodEnd: end,
@@ -112,41 +128,53 @@ func (p *player) play(t *testing.T, s billingtest.Scenario) (billingtest.Outcome
 			_, err := p.hear(ctx, w, billing.Notice{Type: "customer.subscription.updated", ObjectID: sub.ID})
 			return err
 		},
-		Produce: func(ctx context.Context, units int64) error { return p.produce(ctx, target.Tenant, units) },
-		Fail:    func(f billingtest.Fault) { w.inject(t, f) },
+		Produce: func(ctx context.Context, units int64) error { return p.produce(ctx, id, units) },
+		Fail: func(f billingtest.Fault) {
+			for _, target := range sub.Targets {
+				w.injectAt(t, f, pathOf(target))
+			}
+		},
 		Start: func(process *billingtest.Process) (billingtest.Ticker, error) {
 			reporter := stripebill.NewReporter(client, &stripebill.ReporterOptions{MaxPerSecond: -1})
 			return billing.NewWorker(process.Ledger(p.ledger), process.Reporter(reporter), &billing.WorkerOptions{Now: p.clock.Now})
 		},
-		Stats: func(ctx context.Context) (billing.Stats, error) { return p.ledger.Stats(ctx, target.Tenant) },
-		Accounts: func(ctx context.Context) ([]billingtest.Account, error) {
+		Stats: func(ctx context.Context) (billing.Stats, error) { return p.ledger.Stats(ctx, id) },
+		Accounts: func(ctx context.Context) (all []billingtest.Account, err error) {
 			p.clock.Advance(2 * time.Hour) // by then the invoices are final
-			a, err := p.account(ctx, target.Tenant, end)
-			if err == nil {
-				a.Billed, err = w.invoiced(ctx, sub.ID, target, end)
+			for _, target := range sub.Targets {
+				a, err := p.account(ctx, target, end)
+				if err == nil {
+					a.Billed, err = w.invoiced(ctx, sub.ID, target, end)
+				}
+				if err != nil {
+					return nil, err
+				}
+				all = append(all, a)
 			}
-			return []billingtest.Account{a}, err
+			return all, nil
 		},
 	})
 }
 
 const (
 	keptSQL = `
-select quantity, first_sent_at is not null, period_start >= $2
-from mcpsaas.usage_batches where tenant_id = $1 and state in ('parked', 'rejected')`
+select b.quantity, b.first_sent_at is not null, b.period_start >= $2
+from mcpsaas.usage_batches b join mcpsaas.billing_targets t on t.id = b.target_id
+where b.tenant_id = $1 and t.mode = $3 and b.state in ('parked', 'rejected')`
 
 	movedSQL = `
 select (select coalesce(sum(units), 0)::bigint from mcpsaas.usage_events
 		where tenant_id = $1 and mark = 'late' and occurred_at < $2)
 	+ (select coalesce(sum(b.quantity), 0)::bigint
 		from mcpsaas.usage_batches b join mcpsaas.usage_batches old on old.id = b.moved_from
-		where b.tenant_id = $1 and old.period_start < $2)`
+		join mcpsaas.billing_targets t on t.id = b.target_id
+		where b.tenant_id = $1 and t.mode = $3 and old.period_start < $2)`
 )
 
-// account is what the ledger has on record of a tenant whose first billing
+// account is what the ledger has on record of a target whose first billing
 // period ended at end.
-func (p *player) account(ctx context.Context, id tenant.ID, end time.Time) (a billingtest.Account, err error) {
-	rows, err := p.pool.Query(ctx, keptSQL, id, end)
+func (p *player) account(ctx context.Context, to billing.Target, end time.Time) (a billingtest.Account, err error) {
+	rows, err := p.pool.Query(ctx, keptSQL, to.Tenant, end, to.Mode)
 	if err != nil {
 		return a, err
 	}
@@ -167,7 +195,7 @@ func (p *player) account(ctx context.Context, id tenant.ID, end time.Time) (a bi
 	if err != nil {
 		return a, err
 	}
-	return a, p.pool.QueryRow(ctx, movedSQL, id, end).Scan(&a.Moved)
+	return a, p.pool.QueryRow(ctx, movedSQL, to.Tenant, end, to.Mode).Scan(&a.Moved)
 }
 
 // invoiced is the usage on a subscription's invoices: of the period that ended at
@@ -185,18 +213,7 @@ func (w world) invoiced(ctx context.Context, sub string, target billing.Target, 
 	var drawn struct{ Data []invoice }
 	var upcoming invoice
 	for path, into := range map[string]any{"/v1/invoices?limit=100&subscription=" + sub: &drawn, "/v1/invoices/upcoming?subscription=" + sub: &upcoming} {
-		req, err := http.NewRequestWithContext(ctx, "GET", w.stripe.URL+path, nil)
-		if err != nil {
-			return billed, err
-		}
-		req.Header.Set("Authorization", "Bearer "+w.stripe.SecretKey)
-		resp, err := http.DefaultClient.Do(req)
-		if err != nil {
-			return billed, err
-		}
-		err = json.NewDecoder(resp.Body).Decode(into)
-		resp.Body.Close()
-		if err != nil {
+		if err := w.call(ctx, http.MethodGet, path, "", into); err != nil {
 			return billed, err
 		}
 	}
@@ -214,6 +231,33 @@ func (w world) invoiced(ctx context.Context, sub string, target billing.Target, 
 	return billed, nil
 }
 
+// pathOf is where the usage of a target is sent.
+func pathOf(t billing.Target) string {
+	if t.Mode == billing.ModeUsageRecord {
+		return "/v1/subscription_items/" + t.Item
+	}
+	return "/v1/billing/meter_events"
+}
+
+// call makes a request of the API that must succeed.
+func (w world) call(ctx context.Context, method, path, form string, into any) error {
+	req, err := http.NewRequestWithContext(ctx, method, w.stripe.URL+path, strings.NewReader(form))
+	if err != nil {
+		return err
+	}
+	req.Header.Set("Authorization", "Bearer "+w.stripe.SecretKey)
+	req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		return fmt.Errorf("%s %s: %s", method, path, resp.Status)
+	}
+	return json.NewDecoder(resp.Body).Decode(into)
+}
+
 // produce stores a call of the tenant that occurs now.
 func (p *player) produce(ctx context.Context, id tenant.ID, units int64) error {
 	_, err := p.ledger.Append(ctx, []usage.Event{{
@@ -227,10 +271,10 @@ func (p *player) produce(ctx context.Context, id tenant.ID, units int64) error {
 // each call at Stripe two seconds later, and all of them in the period.
 func TestContinuous(t *testing.T) {
 	t.Parallel()
-	for _, mode := range []billing.Mode{billing.ModeMeter, billing.ModeUsageRecord} {
-		t.Run(string(mode), func(t *testing.T) {
+	for name, d := range map[string]deal{"meter": {}, "usage record": {legacy: true}} {
+		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			p := newPlayer(t, mode)
+			p := newPlayer(t, d)
 			p.clock.Advance(23 * time.Second) // a period begins when it likes
 			w := setup(t, &stripetest.Options{Now: p.clock.Now})
 			sub, err := p.subscribe(t.Context(), w)
@@ -247,7 +291,7 @@ func TestContinuous(t *testing.T) {
 				require.Equal(t, call+1, w.counted(target))
 			}
 			// The usage of the period alone, which is what its invoice has.
-			if mode == billing.ModeMeter {
+			if target.Mode == billing.ModeMeter {
 				from = from.Truncate(time.Minute).Add(time.Minute)
 			}
 			total, err := w.client.UsageTotal(t.Context(), target, from, from.AddDate(0, 0, 20))
@@ -260,7 +304,7 @@ func TestContinuous(t *testing.T) {
 // subscribe goes the way of a webhook: checkout, payment, fetch, save.
 func (p *player) subscribe(ctx context.Context, w world) (billing.Subscription, error) {
 	sold := catalog
-	sold.UsageRecords = p.mode == billing.ModeUsageRecord
+	sold.UsageRecords = p.legacy
 	if _, err := w.client.EnsureCatalog(ctx, sold); err != nil {
 		return billing.Subscription{}, err
 	}
@@ -271,13 +315,34 @@ func (p *player) subscribe(ctx context.Context, w world) (billing.Subscription, 
 	if err := w.stripe.Pay(checkout.ID); err != nil {
 		return billing.Subscription{}, err
 	}
-	return p.hear(ctx, w, billing.Notice{Type: "checkout.session.completed", ObjectID: checkout.ID})
+	sub, err := p.hear(ctx, w, billing.Notice{Type: "checkout.session.completed", ObjectID: checkout.ID})
+	if err != nil || !p.meter && !p.thresholds {
+		return sub, err
+	}
+	form := "billing_thresholds[amount_gte]=99999999"
+	if p.meter {
+		// Who buys now gets a meter; who has bought gets it beside the old item.
+		if _, err := w.client.EnsureCatalog(ctx, catalog); err != nil {
+			return sub, err
+		}
+		var prices struct{ Data []struct{ ID string } }
+		if err := w.call(ctx, http.MethodGet, "/v1/prices?lookup_keys[]=mcpsaas:pro:usage", "", &prices); err != nil {
+			return sub, err
+		}
+		form = "items[0][price]=" + prices.Data[0].ID
+	}
+	if err := w.call(ctx, http.MethodPost, "/v1/subscriptions/"+sub.ID, form, new(any)); err != nil {
+		return sub, err
+	}
+	return p.hear(ctx, w, billing.Notice{Type: "customer.subscription.updated", ObjectID: sub.ID})
 }
 
 // hear applies a notice of what happened just now.
 func (p *player) hear(ctx context.Context, w world, n billing.Notice) (billing.Subscription, error) {
 	n.ID, n.Created = tenant.NewID().String(), p.clock.Now()
-	change, err := w.source.Fetch(ctx, n)
+	// Each item decides where its usage goes.
+	each := billing.Route(w.source, func(t billing.Target) []billing.Target { return []billing.Target{t} })
+	change, err := each.Fetch(ctx, n)
 	if err != nil {
 		return billing.Subscription{}, err
 	}

@@ -128,6 +128,7 @@ func (s *Source) target(ctx context.Context, t tenant.ID, sub subscription, item
 		}
 		target.Mode, target.MeterID, target.Meter = billing.ModeMeter, id, name
 	}
+	target.Additive = target.Mode == billing.ModeUsageRecord && sub.additive()
 	return target, nil
 }
 

@@ -18,6 +18,12 @@
 // totals rather than guess: the sum of a minute for a meter, of the billing
 // period for usage records.
 //
+// A subscription with billing thresholds lets usage records only be added. There
+// the idempotency key alone keeps a repetition from counting twice: while Stripe
+// remembers it, a day, a batch in doubt is sent again under it, never under
+// another; after that, or after a failure that Stripe has saved under it, the
+// totals decide, or a person does. Such a record can't be taken back.
+//
 // Both take timestamps in seconds, so that a target can have a batch each
 // second. A meter's sums are of whole minutes, and to which of two periods
 // Stripe counts the minute in which one ends is not documented: batches of a

@@ -2,6 +2,7 @@ package stripebill
 
 import (
 	"encoding/json"
+	"slices"
 	"time"
 )
 
@@ -92,6 +93,7 @@ type customer struct {
 type subscriptionItem struct {
 	ID                 string `json:"id"`
 	Price              price  `json:"price"`
+	BillingThresholds  *any   `json:"billing_thresholds"`   // nil: null
 	CurrentPeriodStart unix   `json:"current_period_start"` // from 2025-03-31 on
 	CurrentPeriodEnd   unix   `json:"current_period_end"`
 }
@@ -109,7 +111,17 @@ type subscription struct {
 	PauseCollection    *struct {
 		Behavior string `json:"behavior"`
 	} `json:"pause_collection"`
-	Items list[subscriptionItem] `json:"items"`
+	BillingThresholds *any                   `json:"billing_thresholds"` // nil: null
+	Items             list[subscriptionItem] `json:"items"`
+}
+
+// additive reports whether usage records can't be overwritten: if the
+// subscription has billing thresholds, of its own or of an item, increment is
+// the only action that they allow
+// (https://docs.stripe.com/api/usage_records/create?api-version=2025-01-27.acacia).
+func (s subscription) additive() bool {
+	return s.BillingThresholds != nil ||
+		slices.ContainsFunc(s.Items.Data, func(item subscriptionItem) bool { return item.BillingThresholds != nil })
 }
 
 type invoice struct {

@@ -17,10 +17,10 @@ import (
 // all as it should be shows none, lag or not.
 func TestReconcile(t *testing.T) {
 	t.Parallel()
-	for _, mode := range []billing.Mode{billing.ModeMeter, billing.ModeUsageRecord} {
-		t.Run(string(mode), func(t *testing.T) {
+	for name, d := range map[string]deal{"meter": {}, "usage record": {legacy: true}} {
+		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			p := newPlayer(t, mode)
+			p := newPlayer(t, d)
 			w := setup(t, &stripetest.Options{Now: p.clock.Now, SummaryLag: 30 * time.Minute})
 			sub, err := p.subscribe(t.Context(), w)
 			require.NoError(t, err)
@@ -46,7 +46,7 @@ func TestReconcile(t *testing.T) {
 				require.Empty(t, drift())
 			}
 			at := p.clock.Now().Add(-time.Minute).Unix()
-			if mode == billing.ModeMeter {
+			if !d.legacy {
 				w.rawObject(t, "POST", "/v1/billing/meter_events", fmt.Sprintf("event_name=%s&timestamp=%d&payload[stripe_customer_id]=%s&payload[value]=1",
 					target.Meter, at, target.Customer))
 			} else {
@@ -54,7 +54,7 @@ func TestReconcile(t *testing.T) {
 			}
 			p.clock.Advance(2 * time.Hour)
 			want := "1000001 of 1000000"
-			if mode == billing.ModeMeter { // of the hour
+			if !d.legacy { // of the hour
 				want = "500001 of 500000"
 			}
 			require.Equal(t, want, drift())

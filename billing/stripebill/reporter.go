@@ -70,7 +70,9 @@ const summaryWindow = time.Minute
 // hour after its end (https://docs.stripe.com/billing/subscriptions/usage-based/recording-usage-api,
 // .../configure-grace-period). It tells the sums of whole minutes. A usage
 // record that is set at a timestamp replaces what was there, while the period is
-// open, and not a second longer; only the sum of the period is told.
+// open, and not a second longer; only the sum of the period is told. One that
+// can only be added (Target.Additive) is known by its idempotency key alone, for
+// 24 hours (https://docs.stripe.com/api/idempotent_requests), and stays for good.
 func (r *Reporter) Caps(t billing.Target) billing.Caps {
 	caps := billing.Caps{
 		DedupeWindow: 23 * time.Hour,
@@ -81,7 +83,7 @@ func (r *Reporter) Caps(t billing.Target) billing.Caps {
 		SlotGranularity: time.Second,
 	}
 	if t.Mode == billing.ModeUsageRecord {
-		caps.Overwrite = true
+		caps.Overwrite, caps.KeyOnly = !t.Additive, t.Additive
 	} else {
 		caps.VerifyWindow = summaryWindow
 		caps.MaxAge = 35*24*time.Hour - time.Hour
@@ -103,7 +105,7 @@ func (r *Reporter) Caps(t billing.Target) billing.Caps {
 
 // Report sends d once. A meter event carries d.ID as its identifier; a usage
 // record sets the quantity at d.Slot: each can be sent again without being
-// counted again.
+// counted again. A usage record that is added can't, but under its key.
 func (r *Reporter) Report(ctx context.Context, d billing.Delivery) (billing.Receipt, error) {
 	if err := checkTarget(d.Target); err != nil {
 		return billing.Receipt{}, err
@@ -117,7 +119,7 @@ func (r *Reporter) Report(ctx context.Context, d billing.Delivery) (billing.Rece
 	var resp response
 	var err error
 	if d.Target.Mode == billing.ModeUsageRecord {
-		resp, err = r.set(ctx, d)
+		resp, err = r.record(ctx, d)
 	} else {
 		resp, err = r.event(ctx, d)
 	}
@@ -150,18 +152,22 @@ func (r *Reporter) event(ctx context.Context, d billing.Delivery) (response, err
 	return resp, err
 }
 
-// set writes a usage record over whatever is at its slot.
-func (r *Reporter) set(ctx context.Context, d billing.Delivery) (response, error) {
+// record writes a usage record over whatever is at its slot, or adds it.
+func (r *Reporter) record(ctx context.Context, d billing.Delivery) (response, error) {
 	path, err := object("subscription_items", "si_", d.Target.Item)
 	if err != nil {
 		return response{}, err
+	}
+	action := "set"
+	if d.Target.Additive {
+		action = "increment"
 	}
 	var out usageRecord
 	resp, err := r.client.do(ctx, request{
 		method: "POST",
 		path:   path + "/usage_records",
 		form: url.Values{
-			"action":    {"set"},
+			"action":    {action},
 			"quantity":  {strconv.FormatInt(d.Quantity, 10)},
 			"timestamp": {strconv.FormatInt(d.Slot.Unix(), 10)},
 		},

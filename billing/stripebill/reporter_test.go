@@ -2,6 +2,7 @@ package stripebill_test
 
 import (
 	"context"
+	"net/http"
 	"strings"
 	"testing"
 	"time"
@@ -384,4 +385,53 @@ func TestCaps(t *testing.T) {
 	require.Equal(t, time.Second, caps.SlotGranularity)
 	require.Zero(t, caps.VerifyWindow)
 	require.Zero(t, caps.LateGrace)
+	caps = stripebill.NewReporter(live, nil).Caps(billing.Target{Mode: billing.ModeUsageRecord, Additive: true})
+	require.False(t, caps.Overwrite)
+	require.True(t, caps.KeyOnly)
+	require.Less(t, caps.DedupeWindow, 24*time.Hour)
+	require.Zero(t, caps.VoidWindow)
+}
+
+// TestThresholds: a subscription that gets billing thresholds refuses what it
+// took before, for as long as its webhook is on its way; then usage is added,
+// under one key, and stays.
+func TestThresholds(t *testing.T) {
+	t.Parallel()
+	for name, form := range map[string]string{
+		"of the subscription": "billing_thresholds[amount_gte]=99999999",
+		"of an item":          "items[0][billing_thresholds][usage_gte]=99999999&items[0][price]=",
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := setup(t, nil)
+			target := w.sellLegacy(t)
+			require.False(t, target.Additive)
+			reporter := stripebill.NewReporter(w.client, nil)
+			sub := w.rawObject(t, http.MethodGet, "/v1/subscription_items/"+target.Item, "")["subscription"].(string)
+			if strings.HasSuffix(form, "=") { // of another item than ours
+				product := w.rawObject(t, http.MethodPost, "/v1/products", "name=Other")["id"].(string)
+				form += w.rawObject(t, http.MethodPost, "/v1/prices",
+					"currency=usd&unit_amount=1&recurring[interval]=month&recurring[usage_type]=metered&product="+product)["id"].(string)
+			}
+			w.rawObject(t, http.MethodPost, "/v1/subscriptions/"+sub, form)
+			d := delivery(target, 7, start)
+			got, err := reporter.Report(t.Context(), d)
+			require.NoError(t, err)
+			require.Equal(t, billing.NotApplied, got.Result, got.Reason)
+			require.Equal(t, time.Minute, got.RetryAfter)
+
+			d.Target = w.fetch(t, "customer.subscription.updated", sub).Subscription.Targets[0]
+			require.True(t, d.Target.Additive)
+			for range 2 {
+				got, err = reporter.Report(t.Context(), d)
+				require.NoError(t, err)
+				require.Contains(t, []billing.Result{billing.Accepted, billing.AlreadyAccepted}, got.Result, got.Reason)
+				require.EqualValues(t, 7, w.counted(target))
+			}
+			void, err := reporter.Void(t.Context(), d)
+			require.NoError(t, err)
+			require.Equal(t, billing.Rejected, void.Result)
+			require.EqualValues(t, 7, w.counted(target))
+		})
+	}
 }

@@ -112,6 +112,17 @@ func (w world) sellLegacy(t *testing.T) billing.Target {
 	return change.Subscription.Targets[0]
 }
 
+// sellAdditive is sellLegacy with billing thresholds.
+func (w world) sellAdditive(t *testing.T) billing.Target {
+	t.Helper()
+	target := w.sellLegacy(t)
+	sub := w.rawObject(t, http.MethodGet, "/v1/subscription_items/"+target.Item, "")["subscription"].(string)
+	w.rawObject(t, http.MethodPost, "/v1/subscriptions/"+sub, "billing_thresholds[amount_gte]=99999999")
+	target = w.fetch(t, "customer.subscription.updated", sub).Subscription.Targets[0]
+	require.True(t, target.Additive)
+	return target
+}
+
 // raw sends a request of the API without any library.
 func (w world) raw(t *testing.T, method, path string, form string) *http.Response {
 	t.Helper()

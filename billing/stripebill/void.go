@@ -12,10 +12,14 @@ import (
 // Void takes back what Stripe has accepted: a meter event by its identifier,
 // within 24 hours of its receipt and as long as no invoice has been finalised
 // with it (https://docs.stripe.com/billing/subscriptions/usage-based/recording-usage-api);
-// a usage record by setting it to nothing, while its period is open.
+// a usage record by setting it to nothing, while its period is open, unless it
+// could only be added.
 func (r *Reporter) Void(ctx context.Context, d billing.Delivery) (billing.Receipt, error) {
 	if err := checkTarget(d.Target); err != nil {
 		return billing.Receipt{}, err
+	}
+	if d.Target.Additive {
+		return billing.Receipt{Result: billing.Rejected, Reason: "a subscription with billing thresholds takes no usage record back"}, nil
 	}
 	if d.Target.Mode == billing.ModeUsageRecord {
 		// Another key than the one it was sent under: that one's answer is saved.

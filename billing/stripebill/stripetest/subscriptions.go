@@ -49,6 +49,11 @@ type closedPeriod struct {
 	Invoice string `json:"invoice"`
 }
 
+// thresholds reports whether o, or an item of it, has billing thresholds.
+func (o *subscription) thresholds() bool {
+	return o.AmountThreshold > 0 || slices.ContainsFunc(o.Items, func(it *item) bool { return it.UsageThreshold > 0 })
+}
+
 func (o *subscription) ended() bool {
 	return o.Status == "canceled" || o.Status == "incomplete_expired"
 }

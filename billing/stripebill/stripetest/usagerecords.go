@@ -96,8 +96,8 @@ func createUsageRecord(c *call) (any, error) {
 	}
 	switch action := firstOf(c.p.str("action"), "increment"); action {
 	case "set":
-		if o.AmountThreshold > 0 || it.UsageThreshold > 0 {
-			return nil, invalid("action", "A subscription with billing thresholds takes usage records with the action increment alone.")
+		if o.thresholds() {
+			return nil, invalid("action", "If the subscription has billing thresholds, `increment` is the only allowed value.")
 		}
 		changed[at] = quantity
 	case "increment":
