@@ -53,7 +53,7 @@ func TestConcurrentLongCall(t *testing.T) {
 	memory := metering.NewMemory(nil)
 	renewed := make(chan struct{}, 100)
 	meter, err := metering.New(renewing{memory, renewed}, &meteringtest.Sink{}, plansOf(metering.Plan{
-		Limits: []metering.Limit{{Units: 1, Hold: time.Second}},
+		Limits: []metering.Limit{{Units: 1, Hold: 3 * time.Second}},
 	}))
 	require.NoError(t, err)
 	ctx := tenant.NewContext(t.Context(), newTenant(tenant.Free))

@@ -194,7 +194,7 @@ func TestDatabaseIsAway(t *testing.T) {
 	_, err = super.Exec(t.Context(), `alter table away rename to items`)
 	require.NoError(t, err)
 	require.NoError(t, m.Sync(t.Context()))
-	require.NoError(t, m.Check(t.Context()))
+	eventually(t, func() bool { return m.Check(t.Context()) == nil })
 
 	_, err = super.Exec(t.Context(), `select pg_terminate_backend(pid) from pg_stat_activity where datname = current_database() and usename <> 'postgres'`)
 	require.NoError(t, err)
