@@ -225,7 +225,8 @@ func isTorn(rest []byte) bool {
 	return true
 }
 
-// create makes the file with the given number.
+// create makes the file with the given number. Its name survives a crash of the
+// machine after syncNames: to wait for that here would hold up every call meanwhile.
 func (sl *slot) create(number uint64) (*segment, error) {
 	path := filepath.Join(sl.dir, fmt.Sprintf("%012d%s", number, segmentSuffix))
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY|os.O_APPEND, 0o600)
@@ -237,9 +238,14 @@ func (sl *slot) create(number uint64) (*segment, error) {
 		os.Remove(path)
 		return nil, err
 	}
+	return &segment{slot: sl, path: path, file: f, size: int64(len(magic)), read: int64(len(magic))}, nil
+}
+
+// syncNames forces the names of the slot's files to the disk, where directories can
+// be synced.
+func (sl *slot) syncNames() {
 	if d, err := os.Open(sl.dir); err == nil {
-		d.Sync() // so that the name survives a crash of the machine, where directories can be synced
+		d.Sync()
 		d.Close()
 	}
-	return &segment{slot: sl, path: path, file: f, size: int64(len(magic)), read: int64(len(magic))}, nil
 }

@@ -83,6 +83,7 @@ type Spool struct {
 	queue    []*segment // what waits, in order; active is the last
 	ended    []*os.File // written to the end, neither synced nor closed yet
 	dirty    bool       // active has been written since the last sync
+	created  bool       // a file has been made since the last sync
 	closed   bool
 	running  bool
 	asked    uint64        // flushes asked for
@@ -238,7 +239,7 @@ func (s *Spool) rotate() error {
 	}
 	s.seal()
 	s.next++
-	s.active = next
+	s.active, s.created = next, true
 	s.queue = append(s.queue, next)
 	s.stats.Bytes += next.size
 	return nil
@@ -261,10 +262,14 @@ func (s *Spool) sync() error {
 	if s.active != nil && s.dirty {
 		active = s.active.file // stays open: only sync and Close close files, and not at once
 	}
-	s.dirty = false
+	created := s.created
+	s.dirty, s.created = false, false
 	s.mu.Unlock()
 
 	var errs []error
+	if created {
+		s.own.syncNames()
+	}
 	for _, f := range files {
 		errs = append(errs, f.Sync(), f.Close())
 	}
