@@ -48,7 +48,8 @@ type NoticeStore interface {
 	NextNotice(ctx context.Context, now time.Time, lease time.Duration) (*NoticeClaim, error)
 
 	// Save keeps what the change says of customer, subscription and targets,
-	// unless something more recent (by Seq) is kept already. What it learns
+	// unless something more recent (by Seq) is kept already, and of a purchase.
+	// What it learns
 	// from the notice is when the change took effect. It returns the change
 	// with its tenant corrected: a customer belongs to the tenant that it was
 	// first saved with, whatever metadata says later. A change of a customer

@@ -65,12 +65,30 @@ type Change struct {
 	Email        string        // of the paying person, where known
 	Checkout     string        // the id of the paid checkout session that asks for the tenant
 	Subscription *Subscription // nil: none
+	Purchase     *Purchase     // of units, for which the notice came; nil: none
 	FlushUsage   bool          // a period has ended and its invoice is a draft: report its usage at once
 
 	// Seq orders changes of one customer: it was drawn before the fetch, so a
 	// change with a larger Seq is at least as recent. Subscribers ignore a
 	// change whose Seq is below one that they have applied.
 	Seq int64
+}
+
+// Purchase is what a tenant has paid for once: a number of units that are used
+// before any is billed. The store of notices makes a grant of it, once for each
+// ID, and takes as much of it back as was paid back.
+type Purchase struct {
+	ID    string // of the payment: "cs_..."
+	Pack  string // what it is called in the catalog
+	Units int64
+
+	// Refunded is how many of Units were paid back so far. It never falls: what
+	// was taken back isn't given again.
+	Refunded int64
+
+	// At and ExpiresAt bound the usage that the units are for. A zero ExpiresAt
+	// is never.
+	At, ExpiresAt time.Time
 }
 
 // PermanentError says that repeating is not expected to mend Err. An

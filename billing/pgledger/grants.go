@@ -8,6 +8,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/mcpsaas/mcpsaas/billing"
 	"github.com/mcpsaas/mcpsaas/tenancy/tenant"
 )
 
@@ -76,7 +77,8 @@ from mcpsaas.billing_grants `
 insert into mcpsaas.billing_grant_entries (at, grant_id, debit, credit, units, events_in, actor, reason)
 values ($1, $2, $3, $4, $5, $6, $7, $8)`
 
-	revokeSQL = `update mcpsaas.billing_grants set remaining = 0 where id = $1`
+	takeBackSQL = `update mcpsaas.billing_grants set taken_back = greatest(taken_back, least($2, units)) where id = $1`
+	takeNowSQL  = `select mcpsaas.billing_grant_take_back($1, $2, $3, $4)`
 )
 
 // The accounts of a grant: issued is its source, available what is left of it.
@@ -90,7 +92,18 @@ const (
 // AddGrant gives a tenant units and returns the grant as it is stored. Where the
 // tenant has one of that reference, that one is returned and added is false.
 func (l *Ledger) AddGrant(ctx context.Context, g Grant) (_ Grant, added bool, err error) {
-	g.ID, g.CreatedAt = tenant.NewID(), l.now() // any new UUIDv7 will do
+	err = pgx.BeginFunc(ctx, l.pool, func(tx pgx.Tx) error {
+		g, added, err = addGrant(ctx, tx, l.now(), g)
+		return err
+	})
+	if err != nil {
+		return Grant{}, false, fmt.Errorf("pgledger: add grant: %w", err)
+	}
+	return g, added, nil
+}
+
+func addGrant(ctx context.Context, tx pgx.Tx, now time.Time, g Grant) (_ Grant, added bool, err error) {
+	g.ID, g.CreatedAt = tenant.NewID(), now // any new UUIDv7 will do
 	if g.Kind == "" {
 		g.Kind = GrantFree
 	}
@@ -101,31 +114,25 @@ func (l *Ledger) AddGrant(ctx context.Context, g Grant) (_ Grant, added bool, er
 		g.Reference = g.ID.String()
 	}
 	if err := g.check(); err != nil {
-		return Grant{}, false, fmt.Errorf("pgledger: add grant: %w", err)
+		return Grant{}, false, err
 	}
-	err = pgx.BeginFunc(ctx, l.pool, func(tx pgx.Tx) error {
-		tag, err := tx.Exec(ctx, addGrantSQL, g.ID, g.Tenant, g.Kind, g.Units, g.Priority, g.StartsAt,
-			timeOrNull(g.ExpiresAt), g.Reference, g.CreatedAt, g.Actor, g.Reason)
-		if err != nil {
-			return err
-		}
-		if added = tag.RowsAffected() == 1; added {
-			_, err = tx.Exec(ctx, entrySQL, g.CreatedAt, g.ID, accountIssued, accountAvailable, g.Units, nil, g.Actor, g.Reason)
-			if err != nil {
-				return err
-			}
-		}
-		rows, err := tx.Query(ctx, sameGrantSQL, g.Tenant, g.Reference)
-		if err != nil {
-			return err
-		}
-		g, err = pgx.CollectExactlyOneRow(rows, scanGrant)
-		return err
-	})
+	tag, err := tx.Exec(ctx, addGrantSQL, g.ID, g.Tenant, g.Kind, g.Units, g.Priority, g.StartsAt,
+		timeOrNull(g.ExpiresAt), g.Reference, g.CreatedAt, g.Actor, g.Reason)
 	if err != nil {
-		return Grant{}, false, fmt.Errorf("pgledger: add grant: %w", err)
+		return Grant{}, false, err
 	}
-	return g, added, nil
+	if added = tag.RowsAffected() == 1; added {
+		_, err = tx.Exec(ctx, entrySQL, g.CreatedAt, g.ID, accountIssued, accountAvailable, g.Units, nil, g.Actor, g.Reason)
+		if err != nil {
+			return Grant{}, false, err
+		}
+	}
+	rows, err := tx.Query(ctx, sameGrantSQL, g.Tenant, g.Reference)
+	if err != nil {
+		return Grant{}, false, err
+	}
+	g, err = pgx.CollectExactlyOneRow(rows, scanGrant)
+	return g, added, err
 }
 
 func (g Grant) check() error {
@@ -171,8 +178,9 @@ func (l *Ledger) Grants(ctx context.Context, id tenant.ID) ([]Grant, error) {
 }
 
 // RevokeGrant takes what is left of a grant, so that asking twice is asking once,
-// and returns the grant as it was before. Usage that was sealed stays covered. It
-// returns [ErrNotFound] for an unknown id.
+// and returns the grant as it was before. Usage that was sealed stays covered;
+// should it be voided, what it had used isn't there again. It returns [ErrNotFound]
+// for an unknown id.
 func (l *Ledger) RevokeGrant(ctx context.Context, id tenant.ID, actor, reason string) (g Grant, err error) {
 	if actor == "" || clean(actor) != actor || clean(reason) != reason {
 		return Grant{}, errors.New("pgledger: revoke grant: actor or reason is empty, too long or no text")
@@ -183,16 +191,36 @@ func (l *Ledger) RevokeGrant(ctx context.Context, id tenant.ID, actor, reason st
 			return err
 		}
 		g, err = pgx.CollectExactlyOneRow(rows, scanGrant)
-		if err != nil || g.Remaining == 0 {
+		if err != nil {
 			return err
 		}
-		if _, err := tx.Exec(ctx, revokeSQL, id); err != nil {
-			return err
-		}
-		_, err = tx.Exec(ctx, entrySQL, l.now(), id, accountAvailable, accountRevoked, g.Remaining, nil, actor, reason)
-		return err
+		return takeBack(ctx, tx, l.now(), id, g.Units, actor, reason)
 	})
 	return g, found("grant", err)
+}
+
+// takeBack sees to it that so many units of a grant in all are not used any more,
+// as far as they are left.
+func takeBack(ctx context.Context, tx pgx.Tx, now time.Time, id tenant.ID, units int64, actor, reason string) error {
+	if _, err := tx.Exec(ctx, takeBackSQL, id, units); err != nil {
+		return err
+	}
+	_, err := tx.Exec(ctx, takeNowSQL, id, now, actor, reason)
+	return err
+}
+
+// savePurchase makes a grant of what was paid for, once, and takes back what was
+// paid back. A purchase that was paid back before anybody heard of it leaves a
+// grant with nothing in it, so that hearing late of the payment gives nothing.
+func savePurchase(ctx context.Context, tx pgx.Tx, now time.Time, id tenant.ID, p billing.Purchase) error {
+	g, _, err := addGrant(ctx, tx, now, Grant{
+		Tenant: id, Kind: GrantPrepaid, Units: p.Units, StartsAt: p.At, ExpiresAt: p.ExpiresAt,
+		Reference: p.ID, Actor: worker, Reason: "pack " + p.Pack,
+	})
+	if err != nil || p.Refunded == 0 {
+		return err
+	}
+	return takeBack(ctx, tx, now, g.ID, p.Refunded, worker, "paid back")
 }
 
 func scanGrant(row pgx.CollectableRow) (g Grant, err error) {

@@ -170,8 +170,8 @@ func TestGrantsThroughTrouble(t *testing.T) {
 	b.balanced(t)
 }
 
-// TestGrantsBalance: whatever grants, usage, seals, voids and revocations come at
-// once and in whatever order, every account balances, no unit is paid twice, and
+// TestGrantsBalance: whatever grants, usage, seals, voids, revocations, purchases
+// and refunds come at once and in whatever order, every account balances, no unit is paid twice, and
 // none is billed that a grant of its time could have paid.
 //
 // Mutations seen by it: those of TestGrants, and an entry over more than
@@ -184,7 +184,7 @@ func TestGrantsBalance(t *testing.T) {
 		id := tenant.NewID()
 		b.subscribe(t, id, billing.ModeMeter)
 		for n := range 60 {
-			switch rnd.IntN(6) {
+			switch rnd.IntN(7) {
 			case 0:
 				g := pgledger.Grant{Tenant: id, Units: 1 + rnd.Int64N(50), Priority: rnd.IntN(3), Reference: fmt.Sprint(n),
 					StartsAt: b.clock.Now().Add(time.Duration(rnd.IntN(60)-30) * time.Minute)}
@@ -220,6 +220,8 @@ func TestGrantsBalance(t *testing.T) {
 				_, err := b.pool.Exec(t.Context(), `update mcpsaas.usage_batches set state = 'voided' where id = (
 					select id from mcpsaas.usage_batches where tenant_id = $1 and state = 'sealed' limit 1)`, id)
 				require.NoError(t, err)
+			case 6:
+				b.purchase(t, id, rnd.Int64N(101))
 			}
 			b.clock.Advance(time.Duration(1+rnd.IntN(600)) * time.Second)
 		}
@@ -269,6 +271,9 @@ func (b *bench) balanced(t testing.TB) {
 				select coalesce(sum(units) filter (where credit = 'burned'), 0)::bigint,
 					coalesce(sum(case when credit = 'burned' then units else -units end), 0)::bigint
 				from mcpsaas.billing_grant_entries e where e.events_in = b.events_in)`,
+		"what was taken back is gone as far as it is there": `
+			select count(*) from mcpsaas.billing_grants g where remaining > 0 and taken_back <> (
+				select coalesce(sum(units), 0) from mcpsaas.billing_grant_entries e where e.grant_id = g.id and credit = 'revoked')`,
 		"no grant pays for another tenant": `
 			select count(*) from mcpsaas.billing_grant_entries e join mcpsaas.billing_grants g on g.id = e.grant_id
 			join mcpsaas.usage_batches b on b.id = e.events_in where b.tenant_id <> g.tenant_id`,

@@ -76,7 +76,15 @@ func (l *Ledger) Save(ctx context.Context, now time.Time, n billing.Notice, c bi
 		if err := saveAccount(ctx, tx, now, &c); err != nil {
 			return err
 		}
-		if c.Tenant.IsZero() || c.Subscription == nil {
+		if c.Tenant.IsZero() {
+			return nil
+		}
+		if c.Purchase != nil {
+			if err := savePurchase(ctx, tx, now, c.Tenant, *c.Purchase); err != nil {
+				return err
+			}
+		}
+		if c.Subscription == nil {
 			return nil
 		}
 		if err := lockTenant(ctx, tx, c.Tenant); err != nil {

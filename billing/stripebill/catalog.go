@@ -13,11 +13,11 @@ import (
 )
 
 // Catalog is what is sold: plans with a flat price per period and, where Unit
-// is set, a price for each unit of usage.
+// is set, a price for each unit of usage; and packs of units.
 type Catalog struct {
 	// Currency of all prices, three lower-case letters. Defaults to "usd".
 	Currency string
-	// Interval of all prices: "day", "week", "month" or "year". Defaults to
+	// Interval of the plans' prices: "day", "week", "month" or "year". Defaults to
 	// "month".
 	Interval string
 	// EventName of the meter that all metered prices share. Defaults to the
@@ -30,6 +30,8 @@ type Catalog struct {
 
 	// Plans, each at most once.
 	Plans []CatalogPlan
+	// Packs of units that are paid for once, each at most once.
+	Packs []CatalogPack
 }
 
 // CatalogPlan is one plan. A free plan is a plan whose Amount is 0: it has a
@@ -155,11 +157,18 @@ func (cat *Catalog) complete(namespace string) error {
 			errs = append(errs, fmt.Errorf("plan %.40q: Unit %.30q: want a decimal like 0.1", p.Plan, p.Unit))
 		}
 	}
+	for _, p := range cat.Packs {
+		errs = append(errs, p.check())
+		if seen[tenant.Plan(p.Pack)] { // they share the ids of products
+			errs = append(errs, fmt.Errorf("pack %.40q: named twice", p.Pack))
+		}
+		seen[tenant.Plan(p.Pack)] = true
+	}
 	return errors.Join(errs...)
 }
 
 // productID is chosen by us, so that two replicas make one product.
-func (c *Client) productID(p tenant.Plan) string { return c.namespace + "_" + string(p) }
+func (c *Client) productID(planOrPack string) string { return c.namespace + "_" + planOrPack }
 
 // flatKeyOf and usageKeyOf are the lookup keys of a plan's prices. ':' is in
 // neither a namespace nor a plan, so that no two plans share a key.

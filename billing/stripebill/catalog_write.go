@@ -32,6 +32,9 @@ func (w *catalogWriter) run(ctx context.Context) error {
 			metered = true
 		}
 	}
+	for _, p := range w.catalog.Packs {
+		keys = append(keys, w.client.packKeyOf(p.Pack))
+	}
 	var meterID string
 	if metered && !w.catalog.UsageRecords {
 		var err error
@@ -44,8 +47,8 @@ func (w *catalogWriter) run(ctx context.Context) error {
 		return err
 	}
 	for _, p := range w.catalog.Plans {
-		if err := w.product(ctx, p); err != nil {
-			return fmt.Errorf("product %s: %w", w.client.productID(p.Plan), err)
+		if err := w.product(ctx, string(p.Plan), p.Name, metaPlan); err != nil {
+			return fmt.Errorf("product %s: %w", w.client.productID(string(p.Plan)), err)
 		}
 		if err := w.price(ctx, prices, w.flat(p)); err != nil {
 			return fmt.Errorf("price %s: %w", w.client.flatKeyOf(p.Plan), err)
@@ -55,6 +58,14 @@ func (w *catalogWriter) run(ctx context.Context) error {
 		}
 		if err := w.price(ctx, prices, w.usage(p, meterID)); err != nil {
 			return fmt.Errorf("price %s: %w", w.client.usageKeyOf(p.Plan), err)
+		}
+	}
+	for _, p := range w.catalog.Packs {
+		if err := w.product(ctx, p.Pack, p.Name, metaPack); err != nil {
+			return fmt.Errorf("product %s: %w", w.client.productID(p.Pack), err)
+		}
+		if err := w.price(ctx, prices, w.pack(p)); err != nil {
+			return fmt.Errorf("price %s: %w", w.client.packKeyOf(p.Pack), err)
 		}
 	}
 	return nil
@@ -122,16 +133,16 @@ func (w *catalogWriter) findMeter(ctx context.Context) (string, error) {
 	}
 }
 
-func (w *catalogWriter) product(ctx context.Context, p CatalogPlan) error {
-	id := w.client.productID(p.Plan)
-	name := cmp.Or(p.Name, string(p.Plan))
+func (w *catalogWriter) product(ctx context.Context, of, name, kind string) error {
+	id := w.client.productID(of)
+	name = cmp.Or(name, of)
 	have, err := read[product](ctx, w.client, "products", "", id)
 	if errors.Is(err, ErrNotFound) {
 		if w.dry {
 			w.note(CatalogChange{Action: "create", Kind: "product", Key: id})
 			return nil
 		}
-		form := url.Values{"id": {id}, "name": {name}, "metadata[namespace]": {w.client.namespace}, "metadata[plan]": {string(p.Plan)}}
+		form := url.Values{"id": {id}, "name": {name}, "metadata[namespace]": {w.client.namespace}, "metadata[" + kind + "]": {of}}
 		err = w.client.post(ctx, "/v1/products", "", form, &have)
 		if err == nil {
 			w.note(CatalogChange{Action: "create", Kind: "product", Key: id})
@@ -169,24 +180,26 @@ func (w *catalogWriter) product(ctx context.Context, p CatalogPlan) error {
 
 // wantedPrice is a price as the catalog has it.
 type wantedPrice struct {
-	key     string
-	form    url.Values
-	product string
-	decimal string // price of one, in the smallest unit
-	usage   string // recurring[usage_type]
-	meter   string
+	key      string
+	form     url.Values
+	product  string
+	decimal  string // price of one, in the smallest unit
+	interval string // empty: paid once
+	usage    string // recurring[usage_type]
+	meter    string
+	metadata metadata
 }
 
 func (w *catalogWriter) flat(p CatalogPlan) wantedPrice {
 	amount := strconv.FormatInt(p.Amount, 10)
-	want := w.want(p, w.client.flatKeyOf(p.Plan), kindFlat)
+	want := w.recurring(p, w.client.flatKeyOf(p.Plan), kindFlat)
 	want.usage, want.decimal = "licensed", amount
 	want.form.Set("unit_amount", amount)
 	return want
 }
 
 func (w *catalogWriter) usage(p CatalogPlan, meterID string) wantedPrice {
-	want := w.want(p, w.client.usageKeyOf(p.Plan), kindUsage)
+	want := w.recurring(p, w.client.usageKeyOf(p.Plan), kindUsage)
 	want.usage, want.decimal, want.meter = "metered", p.Unit, meterID
 	want.form.Set("unit_amount_decimal", p.Unit)
 	want.form.Set("recurring[usage_type]", "metered")
@@ -198,17 +211,35 @@ func (w *catalogWriter) usage(p CatalogPlan, meterID string) wantedPrice {
 	return want
 }
 
-func (w *catalogWriter) want(p CatalogPlan, key, kind string) wantedPrice {
-	id := w.client.productID(p.Plan)
-	return wantedPrice{key: key, product: id, form: url.Values{
+func (w *catalogWriter) pack(p CatalogPack) wantedPrice {
+	amount := strconv.FormatInt(p.Amount, 10)
+	want := w.want(p.Pack, w.client.packKeyOf(p.Pack), metadata{
+		metaKind: kindPack, metaPack: p.Pack, metaUnits: strconv.FormatInt(p.Units, 10), metaDays: strconv.Itoa(p.Days),
+	})
+	want.decimal = amount
+	want.form.Set("unit_amount", amount)
+	return want
+}
+
+func (w *catalogWriter) recurring(p CatalogPlan, key, kind string) wantedPrice {
+	want := w.want(string(p.Plan), key, metadata{metaKind: kind, metaPlan: string(p.Plan)})
+	want.interval = w.catalog.Interval
+	want.form.Set("recurring[interval]", want.interval)
+	return want
+}
+
+func (w *catalogWriter) want(of, key string, meta metadata) wantedPrice {
+	id := w.client.productID(of)
+	form := url.Values{
 		"product":             {id},
 		"currency":            {w.catalog.Currency},
-		"recurring[interval]": {w.catalog.Interval},
 		"lookup_key":          {key},
 		"metadata[namespace]": {w.client.namespace},
-		"metadata[plan]":      {string(p.Plan)},
-		"metadata[kind]":      {kind},
-	}}
+	}
+	for k, v := range meta {
+		form.Set("metadata["+k+"]", v)
+	}
+	return wantedPrice{key: key, product: id, form: form, metadata: meta}
 }
 
 // price makes want where there is none, or replaces what is there by it. The
@@ -270,13 +301,18 @@ func (w *catalogWriter) differs(p price, want wantedPrice) string {
 		check("amount", decimal, want.decimal)
 	}
 	check("currency", p.Currency, w.catalog.Currency)
-	check("interval", p.Recurring.Interval, w.catalog.Interval)
+	check("interval", p.Recurring.Interval, want.interval)
 	if p.Recurring.IntervalCount > 1 {
 		check("interval count", strconv.FormatInt(p.Recurring.IntervalCount, 10), "1")
 	}
-	check("usage type", cmp.Or(p.Recurring.UsageType, "licensed"), want.usage)
+	if want.interval != "" {
+		check("usage type", cmp.Or(p.Recurring.UsageType, "licensed"), want.usage)
+	}
 	check("meter", p.Recurring.Meter, want.meter)
 	check("product", string(p.Product), want.product)
+	for _, key := range []string{metaUnits, metaDays} { // what a pack has can't be changed for those who buy it now
+		check(key, p.Metadata[key], want.metadata[key])
+	}
 	if !p.Active {
 		out = append(out, "it is archived")
 	}

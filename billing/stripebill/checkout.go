@@ -14,10 +14,12 @@ import (
 	"github.com/mcpsaas/mcpsaas/tenancy/tenant"
 )
 
-// CheckoutRequest asks for a page on which a tenant pays for a plan.
+// CheckoutRequest asks for a page on which a tenant pays for a plan, or for a
+// pack of units.
 type CheckoutRequest struct {
 	Tenant tenant.ID   // required
-	Plan   tenant.Plan // required; a plan of the catalog
+	Plan   tenant.Plan // a plan of the catalog
+	Pack   string      // a pack of the catalog; of Plan and Pack exactly one
 
 	// SuccessURL is where the browser goes after payment. Stripe replaces
 	// {CHECKOUT_SESSION_ID} in it. Required, absolute.
@@ -47,6 +49,7 @@ type Checkout struct {
 	PaymentStatus string // "paid", "unpaid" or "no_payment_required"
 	Tenant        tenant.ID
 	Plan          tenant.Plan
+	Pack          string
 	Email         string
 	Customer      string
 	Subscription  string
@@ -59,43 +62,29 @@ func (c Checkout) Paid() bool {
 	return c.Status == "complete" && (c.PaymentStatus == "paid" || c.PaymentStatus == "no_payment_required")
 }
 
-// CreateCheckout makes a checkout session for a subscription to the flat and,
-// where there is one, the metered price of the plan. The tenant's id goes into
-// the session's client_reference_id and metadata and into the subscription's
-// metadata, so that every later message leads back to the tenant. The catalog
-// must be in place ([Client.EnsureCatalog]); else the error matches
-// [ErrNotFound].
+// CreateCheckout makes a checkout session: for a subscription to the flat and,
+// where there is one, the metered price of the plan; or for one payment for a
+// pack. The tenant's id goes into the session's client_reference_id and metadata
+// and into the subscription's metadata, so that every later message leads back to
+// the tenant. The catalog must be in place ([Client.EnsureCatalog]); else the
+// error matches [ErrNotFound].
 func (c *Client) CreateCheckout(ctx context.Context, r CheckoutRequest) (Checkout, error) {
 	if err := r.check(); err != nil {
 		return Checkout{}, fmt.Errorf("stripebill: create checkout: %w", err)
 	}
-	prices, err := c.pricesByKey(ctx, c.flatKeyOf(r.Plan), c.usageKeyOf(r.Plan))
+	ask := c.planForm
+	if r.Pack != "" {
+		ask = c.packForm
+	}
+	form, err := ask(ctx, r)
 	if err != nil {
 		return Checkout{}, fmt.Errorf("stripebill: create checkout: %w", err)
 	}
-	flat, ok := prices[c.flatKeyOf(r.Plan)]
-	if !ok {
-		return Checkout{}, fmt.Errorf("stripebill: create checkout: no price for plan %.40q: %w", r.Plan, ErrNotFound)
-	}
 	id := r.Tenant.String()
-	form := url.Values{
-		"mode":                                   {"subscription"},
-		"client_reference_id":                    {id},
-		"metadata[tenant_id]":                    {id},
-		"metadata[plan]":                         {string(r.Plan)},
-		"subscription_data[metadata][tenant_id]": {id},
-		"subscription_data[metadata][plan]":      {string(r.Plan)},
-		"success_url":                            {r.SuccessURL},
-		"cancel_url":                             {r.CancelURL},
-		"line_items[0][price]":                   {flat.ID},
-		"line_items[0][quantity]":                {"1"},
-	}
-	usage, metered := prices[c.usageKeyOf(r.Plan)]
-	if metered {
-		form.Set("line_items[1][price]", usage.ID) // Stripe refuses a quantity here
-	} else if flat.UnitAmount == "0" {
-		form.Set("payment_method_collection", "if_required") // nothing to pay: no card to ask for
-	}
+	form.Set("client_reference_id", id)
+	form.Set("metadata[tenant_id]", id)
+	form.Set("success_url", r.SuccessURL)
+	form.Set("cancel_url", r.CancelURL)
 	switch {
 	case r.Customer != "":
 		form.Set("customer", r.Customer)
@@ -112,6 +101,33 @@ func (c *Client) CreateCheckout(ctx context.Context, r CheckoutRequest) (Checkou
 		return Checkout{}, fmt.Errorf("stripebill: create checkout: %w", errForeignAnswer)
 	}
 	return checkoutOf(out), nil
+}
+
+// planForm asks for a session in which a plan is subscribed to.
+func (c *Client) planForm(ctx context.Context, r CheckoutRequest) (url.Values, error) {
+	prices, err := c.pricesByKey(ctx, c.flatKeyOf(r.Plan), c.usageKeyOf(r.Plan))
+	if err != nil {
+		return nil, err
+	}
+	flat, ok := prices[c.flatKeyOf(r.Plan)]
+	if !ok {
+		return nil, fmt.Errorf("no price for plan %.40q: %w", r.Plan, ErrNotFound)
+	}
+	form := url.Values{
+		"mode":                                   {"subscription"},
+		"metadata[plan]":                         {string(r.Plan)},
+		"subscription_data[metadata][tenant_id]": {r.Tenant.String()},
+		"subscription_data[metadata][plan]":      {string(r.Plan)},
+		"line_items[0][price]":                   {flat.ID},
+		"line_items[0][quantity]":                {"1"},
+	}
+	usage, metered := prices[c.usageKeyOf(r.Plan)]
+	if metered {
+		form.Set("line_items[1][price]", usage.ID) // Stripe refuses a quantity here
+	} else if flat.UnitAmount == "0" {
+		form.Set("payment_method_collection", "if_required") // nothing to pay: no card to ask for
+	}
+	return form, nil
 }
 
 // Checkout reads a session back, for the page that the buyer returns to. The
@@ -182,7 +198,12 @@ func (r CheckoutRequest) check() error {
 	if r.Tenant.IsZero() {
 		errs = append(errs, tenant.ErrNone)
 	}
-	if !planForm.MatchString(string(r.Plan)) {
+	switch {
+	case r.Plan != "" && r.Pack != "":
+		errs = append(errs, errors.New("Plan, Pack: want one of them"))
+	case r.Pack != "" && !planForm.MatchString(r.Pack):
+		errs = append(errs, fmt.Errorf("pack %.40q: want 1 to 40 of a-z, 0-9, '-' and '_'", r.Pack))
+	case r.Pack == "" && !planForm.MatchString(string(r.Plan)):
 		errs = append(errs, fmt.Errorf("plan %.40q: want 1 to 40 of a-z, 0-9, '-' and '_'", r.Plan))
 	}
 	if !absolute(r.SuccessURL) {
@@ -216,6 +237,7 @@ func checkoutOf(s checkoutSession) Checkout {
 		PaymentStatus: s.PaymentStatus,
 		Tenant:        t,
 		Plan:          tenant.Plan(s.Metadata[metaPlan]),
+		Pack:          s.Metadata[metaPack],
 		Email:         s.email(),
 		Customer:      string(s.Customer),
 		Subscription:  string(s.Subscription),

@@ -18,6 +18,7 @@ import (
 var missedTypes = append([]string{
 	"checkout.session.completed",
 	"checkout.session.async_payment_succeeded",
+	"charge.refunded",
 	"customer.subscription.created",
 	"customer.subscription.updated",
 	"customer.subscription.deleted",

@@ -157,9 +157,11 @@ type checkoutSession struct {
 	PaymentStatus     string   `json:"payment_status"`
 	Customer          ref      `json:"customer"`
 	Subscription      ref      `json:"subscription"`
+	PaymentIntent     ref      `json:"payment_intent"`
 	ClientReferenceID string   `json:"client_reference_id"`
 	CustomerEmail     string   `json:"customer_email"`
 	Metadata          metadata `json:"metadata"`
+	Created           unix     `json:"created"`
 	ExpiresAt         unix     `json:"expires_at"`
 	CustomerDetails   struct {
 		Email string `json:"email"`
@@ -171,6 +173,14 @@ func (s checkoutSession) email() string {
 		return s.CustomerDetails.Email
 	}
 	return s.CustomerEmail
+}
+
+type charge struct {
+	ID             string `json:"id"`
+	Status         string `json:"status"`
+	Amount         int64  `json:"amount"`
+	AmountRefunded int64  `json:"amount_refunded"`
+	PaymentIntent  ref    `json:"payment_intent"`
 }
 
 type meterEvent struct {

@@ -78,3 +78,4 @@ func (o customer) id() string        { return o.ID }
 func (o meter) id() string           { return o.ID }
 func (o product) id() string         { return o.ID }
 func (o price) id() string           { return o.ID }
+func (o charge) id() string          { return o.ID }

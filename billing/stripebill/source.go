@@ -18,7 +18,7 @@ import (
 const (
 	metaTenant    = "tenant_id"
 	metaPlan      = "plan"
-	metaKind      = "kind"      // of a price: kindFlat or kindUsage
+	metaKind      = "kind"      // of a price: kindFlat, kindUsage or kindPack
 	metaNamespace = "namespace" // whose catalog a price belongs to
 
 	kindFlat  = "flat"
@@ -82,6 +82,8 @@ func (s *Source) Fetch(ctx context.Context, n billing.Notice) (billing.Change, e
 		change, err = s.fromSession(ctx, n.ObjectID)
 	case strings.HasPrefix(n.Type, "customer.subscription."):
 		change, err = s.fromSubscription(ctx, n.ObjectID)
+	case n.Type == "charge.refunded":
+		change, err = s.fromCharge(ctx, n.ObjectID)
 	case invoiceNotices[n.Type]:
 		change, err = s.fromInvoice(ctx, n.ObjectID)
 	}
@@ -122,17 +124,25 @@ func (s *Source) fromSession(ctx context.Context, id string) (billing.Change, er
 	if err != nil {
 		return billing.Change{}, err
 	}
-	if session.Mode != "subscription" || session.Status != "complete" || session.PaymentStatus == "unpaid" {
+	return s.session(ctx, session)
+}
+
+func (s *Source) session(ctx context.Context, session checkoutSession) (billing.Change, error) {
+	if session.Status != "complete" || session.PaymentStatus == "unpaid" {
 		return billing.Change{}, nil
 	}
-	t, err := tenantOf(session.Metadata)
-	if err != nil || t.IsZero() {
+	switch session.Mode {
+	case "payment":
+		return s.fromPurchase(ctx, session)
+	case "subscription":
+	default:
+		return billing.Change{}, nil
+	}
+	change, err := changeOf(session)
+	if err != nil || change.Tenant.IsZero() {
 		return billing.Change{}, err
 	}
-	if session.ClientReferenceID != "" && session.ClientReferenceID != t.String() {
-		return billing.Change{}, fmt.Errorf("%w: client_reference_id and metadata name different tenants", ErrAmbiguous)
-	}
-	change := billing.Change{Tenant: t, Customer: string(session.Customer), Email: session.email(), Checkout: session.ID}
+	change.Checkout = session.ID
 	if session.Subscription == "" {
 		return change, nil
 	}
@@ -140,8 +150,20 @@ func (s *Source) fromSession(ctx context.Context, id string) (billing.Change, er
 	if err != nil {
 		return billing.Change{}, err
 	}
-	change.Subscription, err = s.current(ctx, t, sub)
+	change.Subscription, err = s.current(ctx, change.Tenant, sub)
 	return change, err
+}
+
+// changeOf says who a session is of.
+func changeOf(session checkoutSession) (billing.Change, error) {
+	t, err := tenantOf(session.Metadata)
+	if err != nil || t.IsZero() {
+		return billing.Change{}, err
+	}
+	if session.ClientReferenceID != "" && session.ClientReferenceID != t.String() {
+		return billing.Change{}, fmt.Errorf("%w: client_reference_id and metadata name different tenants", ErrAmbiguous)
+	}
+	return billing.Change{Tenant: t, Customer: string(session.Customer), Email: session.email()}, nil
 }
 
 func (s *Source) fromInvoice(ctx context.Context, id string) (billing.Change, error) {

@@ -83,7 +83,7 @@ func (c *call) changedItems(o *subscription) ([]*item, error) {
 	}
 	for i, line := range c.p.list("items") {
 		if !line.has("id") {
-			added, err := c.checkItems("items", []params{line})
+			added, err := c.checkItems("items", []params{line}, false)
 			if err != nil {
 				return nil, err
 			}
@@ -105,7 +105,7 @@ func (c *call) changedItems(o *subscription) ([]*item, error) {
 			continue
 		}
 		if line.has("price") {
-			checked, err := c.checkItems("items", []params{line})
+			checked, err := c.checkItems("items", []params{line}, false)
 			if err != nil {
 				return nil, err
 			}

@@ -9,6 +9,7 @@ import (
 type session struct {
 	ID                string            `json:"id"`
 	URL               string            `json:"url"`
+	Mode              string            `json:"mode"`
 	Status            string            `json:"status"` // open, complete, expired
 	PaymentStatus     string            `json:"payment_status"`
 	ClientReferenceID string            `json:"client_reference_id,omitempty"`
@@ -22,10 +23,13 @@ type session struct {
 	Email             string            `json:"email,omitempty"` // asked for
 	PaidBy            string            `json:"paid_by,omitempty"`
 	Subscription      string            `json:"subscription,omitempty"`
+	Payment           string            `json:"payment,omitempty"`       // intent
+	MakeCustomer      bool              `json:"make_customer,omitempty"` // of who pays once
 	Items             []*item           `json:"items"`
 	Created           int64             `json:"created"`
 	ExpiresAt         int64             `json:"expires_at"`
 	Decline           string            `json:"decline,omitempty"` // what the page shows
+	Failed            bool              `json:"failed,omitempty"`  // the payment that took days
 }
 
 // total is what is due at once, in the smallest unit.
@@ -51,11 +55,11 @@ func (e *Emulator) sessionView(s *session) any {
 		details = object{"email": email, "name": nil}
 	}
 	return object{
-		"id": s.ID, "object": "checkout.session", "mode": "subscription", "url": page, "status": s.Status,
+		"id": s.ID, "object": "checkout.session", "mode": s.Mode, "url": page, "status": s.Status,
 		"payment_status": s.PaymentStatus, "client_reference_id": orNull(s.ClientReferenceID),
 		"metadata": metadataOf(s.Metadata), "success_url": s.SuccessURL, "cancel_url": orNull(s.CancelURL),
 		"customer": orNull(s.Customer), "customer_email": orNull(s.Email), "customer_details": details,
-		"subscription": orNull(s.Subscription), "created": s.Created, "expires_at": s.ExpiresAt,
+		"subscription": orNull(s.Subscription), "payment_intent": orNull(s.Payment), "created": s.Created, "expires_at": s.ExpiresAt,
 		"amount_subtotal": e.total(s), "amount_total": e.total(s), "currency": "usd", "livemode": false, "payment_link": nil,
 	}
 }
@@ -64,8 +68,12 @@ func createSession(c *call) (any, error) {
 	if err := c.p.require("mode", "line_items", "success_url"); err != nil {
 		return nil, err
 	}
-	if c.p.str("mode") != "subscription" {
-		return nil, invalid("mode", "The emulator has the mode subscription alone.")
+	once := c.p.str("mode") == "payment"
+	if !once && c.p.str("mode") != "subscription" {
+		return nil, invalid("mode", "The emulator has the modes payment and subscription.")
+	}
+	if once && c.p.has("subscription_data") || !once && c.p.has("customer_creation") {
+		return nil, invalid("mode", "You can not pass `subscription_data` in `payment` mode, nor `customer_creation` in `subscription` mode.")
 	}
 	if c.p.has("customer") && c.p.has("customer_email") {
 		return nil, invalid("customer_email", "You may only specify one of these parameters: customer, customer_email.")
@@ -81,7 +89,7 @@ func createSession(c *call) (any, error) {
 			return nil, err
 		}
 	}
-	items, err := c.checkItems("line_items", c.p.list("line_items"))
+	items, err := c.checkItems("line_items", c.p.list("line_items"), once)
 	if err != nil {
 		return nil, err
 	}
@@ -97,10 +105,11 @@ func createSession(c *call) (any, error) {
 		sub[strings.Replace(inner, "][", "[", 1)] = []string{v} // "metadata][a" -> "metadata[a"
 	}
 	s := &session{
-		ID: "cs_test_" + randomText(58), Status: "open", PaymentStatus: "unpaid",
+		ID: "cs_test_" + randomText(58), Mode: c.p.str("mode"), Status: "open", PaymentStatus: "unpaid",
 		ClientReferenceID: c.p.str("client_reference_id"), Metadata: c.p.object("metadata"), SubMetadata: map[string]string{},
 		SuccessURL: c.p.str("success_url"), CancelURL: c.p.str("cancel_url"),
-		Customer: c.p.str("customer"), Email: c.p.str("customer_email"), Items: items,
+		MakeCustomer: c.p.str("customer_creation") == "always",
+		Customer:     c.p.str("customer"), Email: c.p.str("customer_email"), Items: items,
 		Created: c.at.Unix(), ExpiresAt: expires,
 	}
 	for name := range sub {
@@ -134,6 +143,7 @@ func listSessions(c *call) (any, error) {
 	return page(c, c.s.Sessions.all(), func(s *session) string { return s.ID }, func(s *session) bool {
 		return (!c.p.has("customer") || s.Customer == c.p.str("customer")) &&
 			(!c.p.has("subscription") || s.Subscription == c.p.str("subscription")) &&
+			(!c.p.has("payment_intent") || s.Payment == c.p.str("payment_intent")) &&
 			(!c.p.has("status") || s.Status == c.p.str("status"))
 	}, func(s *session) any { return c.sessionView(s) })
 }

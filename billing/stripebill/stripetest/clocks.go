@@ -136,6 +136,8 @@ func deleteClock(c *call) (any, error) {
 	c.s.Subscriptions.remove(func(s *subscription) bool { return on(s.Customer) })
 	c.s.Invoices.remove(func(i *invoice) bool { return on(i.Customer) })
 	c.s.InvoiceItems.remove(func(i *invoiceItem) bool { return on(i.Customer) })
+	c.s.Refunds.remove(func(r *refund) bool { return on(c.s.Payments.Rows[r.Payment].Customer) })
+	c.s.Payments.remove(func(p *payment) bool { return on(p.Customer) })
 	c.s.Sessions.remove(func(s *session) bool { return on(s.Customer) })
 	c.s.Portals.remove(func(p *portal) bool { return on(p.Customer) })
 	c.s.Customers.remove(func(w *customer) bool { return w.Clock == o.ID })

@@ -38,6 +38,8 @@
 //	invoiceitems invoiceitems/{id}                   POST, GET, DELETE
 //	invoices invoices/{id} invoices/{id}/lines       POST, GET; POST invoices/{id}/finalize, .../pay, .../void
 //	invoices/upcoming (until 2025-03-31)             GET; POST invoices/create_preview (since)
+//	payment_intents/{id} charges charges/{id}        GET
+//	refunds refunds/{id}                             POST, GET
 //	test_helpers/test_clocks .../{id}                POST, GET, DELETE; POST test_helpers/test_clocks/{id}/advance
 //	events events/{id}                               GET; also /v2/core/events and /v2/core/events/{id}
 //

@@ -64,11 +64,14 @@ func thinTime(unix int64) string {
 var collections = map[string]string{
 	"billing.meter":                "/v1/billing/meters/",
 	"billing_portal.configuration": "/v1/billing_portal/configurations/",
+	"charge":                       "/v1/charges/",
 	"checkout.session":             "/v1/checkout/sessions/",
 	"customer":                     "/v1/customers/",
 	"invoice":                      "/v1/invoices/",
+	"payment_intent":               "/v1/payment_intents/",
 	"price":                        "/v1/prices/",
 	"product":                      "/v1/products/",
+	"refund":                       "/v1/refunds/",
 	"subscription":                 "/v1/subscriptions/",
 	"test_helpers.test_clock":      "/v1/test_helpers/test_clocks/",
 }

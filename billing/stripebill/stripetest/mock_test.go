@@ -81,6 +81,12 @@ func TestAnswersLikeStripeMock(t *testing.T) {
 				}
 				ids["invoice"] = ours["latest_invoice"].(string)
 			}
+			if step.as == "once" {
+				require.NoError(t, s.Pay(ids["once"]))
+				once, _ := ask(t, s.URL, s.SecretKey, version, http.MethodGet, "/v1/charges", nil)
+				charge := once["data"].([]any)[0].(map[string]any)
+				ids["charge"], ids["payment"] = charge["id"].(string), charge["payment_intent"].(string)
+			}
 			if step.path == "/v1/events" {
 				ids["event"] = ours["data"].([]any)[0].(map[string]any)["id"].(string)
 			}
@@ -196,6 +202,17 @@ var mockSteps = []mockStep{
 	{"GET", "/v1/checkout/sessions/{session}", nil, "", "checkoutSession", ""},
 	{"GET", "/v1/checkout/sessions", nil, "", "", ""},
 	{"POST", "/v1/checkout/sessions/{session}/expire", nil, "", "checkoutSession", ""},
+	{"POST", "/v1/prices", url.Values{"product": {"{product}"}, "currency": {"usd"}, "unit_amount": {"8000"}, "lookup_key": {"pack"}, "metadata[units]": {"100000"}}, "pack", "", ""},
+	{"GET", "/v1/prices", url.Values{"type": {"one_time"}}, "", "", ""},
+	{"POST", "/v1/checkout/sessions", url.Values{"mode": {"payment"}, "success_url": {"https://shop.example/welcome"}, "line_items[0][price]": {"{pack}"}, "line_items[0][quantity]": {"1"},
+		"metadata[tenant_id]": {"one"}, "customer_creation": {"always"}}, "once", "checkoutSession", ""},
+	{"GET", "/v1/checkout/sessions", url.Values{"payment_intent": {"{payment}"}}, "", "checkoutSession", ""},
+	{"GET", "/v1/payment_intents/{payment}", nil, "", "", ""},
+	{"GET", "/v1/charges", url.Values{"payment_intent": {"{payment}"}}, "", "charge", ""},
+	{"GET", "/v1/charges/{charge}", nil, "", "charge", ""},
+	{"POST", "/v1/refunds", url.Values{"payment_intent": {"{payment}"}, "amount": {"100"}, "reason": {"requested_by_customer"}, "metadata[a]": {"b"}}, "refund", "", ""},
+	{"GET", "/v1/refunds/{refund}", nil, "", "", ""},
+	{"GET", "/v1/refunds", url.Values{"charge": {"{charge}"}}, "", "", ""},
 	{"POST", "/v1/billing_portal/configurations", url.Values{"features[invoice_history][enabled]": {"true"}, "business_profile[headline]": {"Shop"}}, "config", "", ""},
 	{"GET", "/v1/billing_portal/configurations/{config}", nil, "", "", ""},
 	{"POST", "/v1/billing_portal/configurations/{config}", url.Values{"default_return_url": {"https://shop.example"}}, "", "", ""},

@@ -143,7 +143,7 @@ func TestOfficialClientErrors(t *testing.T) {
 	require.Equal(t, stripe.ErrorCodeResourceMissing, refusal(err).Code)
 	_, err = api.Prices.New(&stripe.PriceParams{Currency: stripe.String("usd")})
 	require.Equal(t, stripe.ErrorCodeParameterMissing, refusal(err).Code)
-	_, err = api.Charges.Get("ch_1", nil)
+	_, err = api.Payouts.Get("po_1", nil)
 	require.Equal(t, http.StatusNotFound, refusal(err).HTTPStatusCode)
 	require.Contains(t, refusal(err).Msg, "Unrecognized request URL")
 	params := &stripe.CustomerParams{}

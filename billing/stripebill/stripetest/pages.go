@@ -58,7 +58,7 @@ func (e *Emulator) pages() {
 type checkoutPage struct {
 	Total, Email, Decline, CancelURL string
 	Lines                            []string
-	Open                             bool
+	Open, Once                       bool
 }
 
 func (e *Emulator) showCheckout(w http.ResponseWriter, r *http.Request) {
@@ -67,7 +67,7 @@ func (e *Emulator) showCheckout(w http.ResponseWriter, r *http.Request) {
 	s, ok := e.s.Sessions.get(r.PathValue("id"))
 	var p checkoutPage
 	if ok {
-		p = checkoutPage{Total: money(e.total(s)), Email: s.Email, Decline: s.Decline, CancelURL: s.CancelURL, Open: s.Status == "open"}
+		p = checkoutPage{Total: money(e.total(s)), Email: s.Email, Decline: s.Decline, CancelURL: s.CancelURL, Open: s.Status == "open", Once: s.Mode == "payment"}
 		if who := e.s.Customers.Rows[s.Customer]; who != nil {
 			p.Email = who.Email
 		}
@@ -201,7 +201,11 @@ func (e *Emulator) describe(it *item) string {
 	if p.Metered {
 		return name + ": " + p.Decimal + " " + p.Currency + " (smallest unit) for each unit used"
 	}
-	return name + ": " + money(p.cost(it.Quantity)) + " " + strings.ToUpper(p.Currency) + " per " + p.Interval
+	text := name + ": " + money(p.cost(it.Quantity)) + " " + strings.ToUpper(p.Currency)
+	if p.oneTime() {
+		return text
+	}
+	return text + " per " + p.Interval
 }
 
 // money shows cents; the few currencies without them are shown as if they had.

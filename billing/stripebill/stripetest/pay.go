@@ -11,8 +11,8 @@ import (
 var ErrNotOpen = errors.New("stripetest: checkout session is not open")
 
 // Pay completes a checkout session as a buyer with a good card does: the
-// customer and the subscription come to be, the first invoice is paid, and
-// their webhooks go out.
+// customer and the subscription come to be, the first invoice is paid, or what
+// is paid once is, and their webhooks go out.
 func (e *Emulator) Pay(sessionID string) error { return e.pay(sessionID, "", false) }
 
 // PayLater completes a checkout session with a payment that takes days, like a
@@ -36,12 +36,15 @@ func (e *Emulator) pay(sessionID, email string, later bool) (err error) {
 func (e *Emulator) complete(s *session, email string, later bool) {
 	at := e.timeOf(s.Customer).Unix()
 	who := e.s.Customers.Rows[s.Customer]
-	if who == nil {
-		who = e.addCustomer(firstOf(email, s.Email, "buyer@example.com"), at)
-		s.Customer = who.ID
+	s.PaidBy = firstOf(email, s.Email, "buyer@example.com")
+	if who == nil && (s.Mode != "payment" || s.MakeCustomer) {
+		who = e.addCustomer(s.PaidBy, at)
 		e.emit("customer.created", who.view())
 	}
-	s.Status, s.Decline, s.PaidBy = "complete", "", who.Email
+	if who != nil {
+		s.Customer, s.PaidBy = who.ID, who.Email
+	}
+	s.Status, s.Decline = "complete", ""
 	switch {
 	case later:
 		s.PaymentStatus = "unpaid"
@@ -49,6 +52,13 @@ func (e *Emulator) complete(s *session, email string, later bool) {
 		s.PaymentStatus = "no_payment_required"
 	default:
 		s.PaymentStatus = "paid"
+	}
+	if s.Mode == "payment" {
+		if total := e.total(s); total > 0 {
+			s.Payment = e.addPayment(s.Customer, e.s.Prices.Rows[s.Items[0].Price].Currency, total, at, later).ID
+		}
+		e.emit("checkout.session.completed", e.sessionView(s))
+		return
 	}
 	sub := &subscription{Customer: who.ID, Items: s.Items, Metadata: s.SubMetadata, TrialWithout: s.TrialWithout}
 	e.addSubscription(sub, time.Duration(s.TrialDays)*24*time.Hour, at, later)
@@ -60,20 +70,34 @@ func (e *Emulator) complete(s *session, email string, later bool) {
 func (e *Emulator) Settle(sessionID string, paid bool) (err error) {
 	e.change(func() {
 		s, ok := e.s.Sessions.get(sessionID)
-		if !ok || s.Status != "complete" || s.PaymentStatus != "unpaid" {
+		if !ok || s.Status != "complete" || s.PaymentStatus != "unpaid" || s.Failed {
 			err = fmt.Errorf("stripetest: checkout session %.80s doesn't wait for a payment", sessionID)
 			return
 		}
 		sub, at := e.s.Subscriptions.Rows[s.Subscription], e.timeOf(s.Customer).Unix()
+		once := e.s.Payments.Rows[s.Payment]
 		if !paid {
+			s.Failed = true
+			if once != nil {
+				once.Status = "failed"
+				e.tellPayment(once)
+			}
 			e.emit("checkout.session.async_payment_failed", e.sessionView(s))
-			e.end(sub, at, false)
+			if sub != nil {
+				e.end(sub, at, false)
+			}
 			return
 		}
+		if once != nil {
+			once.Status = "succeeded"
+			e.tellPayment(once)
+		}
 		s.PaymentStatus = "paid"
-		inv := e.s.Invoices.Rows[sub.LatestInvoice]
-		inv.Processing = false
-		e.collect(inv, at)
+		if sub != nil {
+			inv := e.s.Invoices.Rows[sub.LatestInvoice]
+			inv.Processing = false
+			e.collect(inv, at)
+		}
 		e.emit("checkout.session.async_payment_succeeded", e.sessionView(s))
 	})
 	return err

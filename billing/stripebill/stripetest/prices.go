@@ -27,19 +27,30 @@ type price struct {
 // legacy prices take usage records.
 func (o *price) legacy() bool { return o.Metered && o.Meter == "" }
 
-// view shows o in the layout of the API version.
-func (o *price) view(modern bool) any {
-	recurring := object{
+// oneTime prices are paid once, in a checkout.
+func (o *price) oneTime() bool { return o.Interval == "" }
+
+func (o *price) recurring(modern bool) object {
+	v := object{
 		"interval": o.Interval, "interval_count": o.IntervalCount, "usage_type": "licensed", "meter": orNull(o.Meter),
 	}
 	if o.Metered {
-		recurring["usage_type"] = "metered"
+		v["usage_type"] = "metered"
 	}
 	if !modern {
-		recurring["aggregate_usage"] = nil
+		v["aggregate_usage"] = nil
 		if o.legacy() {
-			recurring["aggregate_usage"] = "sum"
+			v["aggregate_usage"] = "sum"
 		}
+	}
+	return v
+}
+
+// view shows o in the layout of the API version.
+func (o *price) view(modern bool) any {
+	kind, recurring := "one_time", any(nil)
+	if !o.oneTime() {
+		kind, recurring = "recurring", o.recurring(modern)
 	}
 	var amount any
 	if whole, ok := new(big.Rat).SetString(o.Decimal); ok && whole.IsInt() {
@@ -49,7 +60,7 @@ func (o *price) view(modern bool) any {
 		"id": o.ID, "object": "price", "product": o.Product, "active": o.Active, "currency": o.Currency,
 		"unit_amount": amount, "unit_amount_decimal": o.Decimal, "lookup_key": orNull(o.LookupKey),
 		"nickname": orNull(o.Nickname), "metadata": metadataOf(o.Metadata), "created": o.Created, "livemode": false,
-		"type": "recurring", "billing_scheme": "per_unit", "tax_behavior": "unspecified", "tiers_mode": nil,
+		"type": kind, "billing_scheme": "per_unit", "tax_behavior": "unspecified", "tiers_mode": nil,
 		"recurring": recurring,
 	}
 }
@@ -64,7 +75,7 @@ func (o *price) cost(quantity int64) int64 {
 }
 
 func createPrice(c *call) (any, error) {
-	if err := c.p.require("currency", "recurring"); err != nil {
+	if err := c.p.require("currency"); err != nil {
 		return nil, err
 	}
 	if scheme := c.p.str("billing_scheme"); scheme != "" && scheme != "per_unit" {
@@ -85,6 +96,10 @@ func createPrice(c *call) (any, error) {
 	}
 	switch o.Interval {
 	case "day", "week", "month", "year":
+	case "":
+		if c.p.has("recurring") {
+			return nil, c.p.require("recurring[interval]")
+		}
 	default:
 		return nil, invalid("recurring[interval]", "Invalid recurring[interval]: must be one of day, month, week, or year")
 	}
@@ -219,6 +234,6 @@ func listPrices(c *call) (any, error) {
 			(len(keys) == 0 || slices.Contains(keys, o.LookupKey)) &&
 			(!c.p.has("product") || o.Product == c.p.str("product")) &&
 			(!c.p.has("currency") || o.Currency == c.p.str("currency")) &&
-			(!c.p.has("type") || c.p.str("type") == "recurring")
+			(!c.p.has("type") || o.oneTime() == (c.p.str("type") == "one_time"))
 	}, func(o *price) any { return o.view(c.modern) })
 }

@@ -45,8 +45,8 @@ func (e *Emulator) routes() {
 		{"POST /v1/billing/meter_events", "event_name identifier payload timestamp", createMeterEvent},
 		{"POST /v1/billing/meter_event_adjustments", "event_name type cancel", createAdjustment},
 
-		{"POST /v1/checkout/sessions", "mode client_reference_id metadata subscription_data success_url cancel_url line_items customer customer_email payment_method_collection allow_promotion_codes expires_at locale ui_mode", createSession},
-		{"GET /v1/checkout/sessions", page + "customer subscription status", listSessions},
+		{"POST /v1/checkout/sessions", "mode client_reference_id metadata subscription_data customer_creation success_url cancel_url line_items customer customer_email payment_method_collection allow_promotion_codes expires_at locale ui_mode", createSession},
+		{"GET /v1/checkout/sessions", page + "customer subscription payment_intent status", listSessions},
 		{"GET /v1/checkout/sessions/{id}", "", getSession},
 		{"POST /v1/checkout/sessions/{id}/expire", "", expireSession},
 
@@ -80,6 +80,13 @@ func (e *Emulator) routes() {
 		{"POST /v1/invoices/{id}/finalize", "auto_advance", finalizeInvoice},
 		{"POST /v1/invoices/{id}/pay", "", payInvoice},
 		{"POST /v1/invoices/{id}/void", "", voidInvoice},
+
+		{"GET /v1/payment_intents/{id}", "", getPayment},
+		{"GET /v1/charges", page + "customer payment_intent created", listCharges},
+		{"GET /v1/charges/{id}", "", getCharge},
+		{"POST /v1/refunds", "charge payment_intent amount reason metadata", createRefund},
+		{"GET /v1/refunds", page + "charge payment_intent created", listRefunds},
+		{"GET /v1/refunds/{id}", "", getRefund},
 
 		{"POST /v1/entitlements/features", "lookup_key name metadata", createFeature},
 		{"GET /v1/entitlements/features", page + "lookup_key", listFeatures},

@@ -352,6 +352,7 @@ func TestRefusals(t *testing.T) {
 		"lookup key taken":      {"/v1/prices", nil, "lookup_key"},
 		"metered with quantity": {"/v1/checkout/sessions", url.Values{"mode": {"subscription"}, "success_url": {"https://x.example"}, "line_items[0][price]": {o.metered}, "line_items[0][quantity]": {"1"}}, "line_items[0][quantity]"},
 		"unknown price":         {"/v1/checkout/sessions", with(session, "line_items[0][price]", "price_x"), "line_items[0][price]"},
+		"no price of once":      {"/v1/subscriptions", url.Values{"customer": {o.customer}, "items[0][price]": {o.pack(t, s)}}, "items[0][price]"},
 		"payment mode":          {"/v1/checkout/sessions", with(session, "mode", "payment"), "mode"},
 		"relative URL":          {"/v1/checkout/sessions", with(session, "success_url", "/welcome"), "success_url"},
 		"expires too late":      {"/v1/checkout/sessions", with(session, "expires_at", unix(start.Add(25*time.Hour))), "expires_at"},

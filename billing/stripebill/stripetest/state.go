@@ -27,6 +27,8 @@ type state struct {
 	Subscriptions table[subscription]  `json:"subscriptions"`
 	Invoices      table[invoice]       `json:"invoices"`
 	InvoiceItems  table[invoiceItem]   `json:"invoice_items"`
+	Payments      table[payment]       `json:"payments"`
+	Refunds       table[refund]        `json:"refunds"`
 	Portals       table[portal]        `json:"portals"`
 	PortalConfigs table[portalConfig]  `json:"portal_configs"`
 	Events        table[event]         `json:"events"`

@@ -139,8 +139,9 @@ func (e *Emulator) addSubscription(o *subscription, trial time.Duration, at int6
 	}
 }
 
-// checkItems makes items of what a request lists: price and quantity.
-func (c *call) checkItems(param string, lines []params) ([]*item, error) {
+// checkItems makes items of what a request lists: price and quantity. Their
+// prices are all recurring, or all paid once.
+func (c *call) checkItems(param string, lines []params, oneTime bool) ([]*item, error) {
 	if len(lines) == 0 {
 		return nil, c.p.require(param)
 	}
@@ -153,6 +154,12 @@ func (c *call) checkItems(param string, lines []params) ([]*item, error) {
 		}
 		if !p.Active {
 			return nil, invalid(at+"[price]", "The price specified is inactive. This field only accepts active prices.")
+		}
+		switch {
+		case oneTime && !p.oneTime():
+			return nil, invalid("mode", "You specified `payment` mode but passed a recurring price. Either switch to `subscription` mode or use only one-time prices.")
+		case !oneTime && p.oneTime():
+			return nil, invalid(at+"[price]", "The price specified is set to `type=one_time` but this field only accepts prices with `type=recurring`.")
 		}
 		if p.Metered && line.has("quantity") {
 			return nil, invalid(at+"[quantity]", "Quantity should not be specified where usage_type is `metered`. Remove quantity from `"+at+"`")
@@ -185,7 +192,7 @@ func createSubscription(c *call) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	items, err := c.checkItems("items", c.p.list("items"))
+	items, err := c.checkItems("items", c.p.list("items"), false)
 	if err != nil {
 		return nil, err
 	}
