@@ -78,9 +78,13 @@ type StreamOptions struct {
 }
 
 // Stream is the [usage.Sink] in Redis, for machines without a disk of their
-// own. Record returns when Redis has the event, which with its append-only file
-// survives a kill -9 of either side; a crash of Redis' machine may lose as much
-// as appendfsync says. [Stream.Run] carries the events into a [usage.Store].
+// own. Record returns when Redis has the event in its append-only file, which
+// survives a kill -9 of this side always. What a crash of Redis may lose, its
+// appendfsync says: with always nothing; with everysec, Redis' default, the last
+// second or two, and that by a kill of its process too, since Redis answers before it
+// writes for as long as an fsync is under way; with no nothing by a kill, and half a
+// minute when the machine goes down. [Stream.Run] carries the events into a
+// [usage.Store].
 //
 // An event is written once the outcome of its call is known, not when its units
 // are taken: a crash in between leaves units taken and nothing billed, and what
