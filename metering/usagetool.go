@@ -23,6 +23,11 @@ type UsageOptions struct {
 	// another, by tool, as the store of events has it. Defaults to none: then
 	// only the limits are told.
 	Totals func(ctx context.Context, id tenant.ID, from, to time.Time) ([]ToolUsage, error)
+
+	// Grants returns the units that a tenant was given, or has paid for, and can
+	// still use, in the order in which they are used. Defaults to none: then
+	// nothing is told of them.
+	Grants func(ctx context.Context, id tenant.ID) ([]UsageGrant, error)
 }
 
 // ToolUsage is what a tenant has used of one tool.
@@ -32,14 +37,24 @@ type ToolUsage struct {
 	Units int64  `json:"units"`
 }
 
+// UsageGrant is what is left of units that a tenant was given or has paid for.
+type UsageGrant struct {
+	Kind      string    `json:"kind" jsonschema:"free, or prepaid"`
+	Units     int64     `json:"units" jsonschema:"how many there were"`
+	Remaining int64     `json:"remaining"`
+	From      time.Time `json:"from" jsonschema:"calls from then on use them"`
+	To        time.Time `json:"to,omitzero" jsonschema:"when they are lost; left out: never"`
+}
+
 // usageReport is what a tenant is told.
 type usageReport struct {
-	Plan   string      `json:"plan"`
-	From   time.Time   `json:"from" jsonschema:"begin of the billing period, or of the calendar month"`
-	To     time.Time   `json:"to"`
-	Units  *int64      `json:"units,omitzero" jsonschema:"units charged in this period"`
-	Tools  []ToolUsage `json:"tools,omitzero"`
-	Limits []limitLeft `json:"limits" jsonschema:"what is left of each limit now; empty for an unlimited plan"`
+	Plan   string       `json:"plan"`
+	From   time.Time    `json:"from" jsonschema:"begin of the billing period, or of the calendar month"`
+	To     time.Time    `json:"to"`
+	Units  *int64       `json:"units,omitzero" jsonschema:"units charged in this period"`
+	Tools  []ToolUsage  `json:"tools,omitzero"`
+	Grants []UsageGrant `json:"grants,omitzero" jsonschema:"units that are given or paid for; calls use them, in this order, before any unit is billed"`
+	Limits []limitLeft  `json:"limits" jsonschema:"what is left of each limit now; empty for an unlimited plan"`
 }
 
 type limitLeft struct {
@@ -50,11 +65,11 @@ type limitLeft struct {
 }
 
 // AddUsage adds a tool and a resource to the server by which the agent of a
-// tenant sees where the tenant stands: what it was charged in the period, and
-// what is left of the limits that hold for all tools together. Both say the
+// tenant sees where the tenant stands: what it was charged in the period, what is
+// left of its grants, and of the limits that hold for all tools together. Both say the
 // same, and nothing of another tenant. The tool needs an entry in Options.Tools
 // like any other, usually {Free: true}. The resource is read for free, at the
-// cost of one question to the limiter.
+// cost of one question to the limiter, and those that the options ask.
 func (m *Meter) AddUsage(server *mcp.Server, opts *UsageOptions) {
 	var o UsageOptions
 	if opts != nil {
@@ -66,17 +81,17 @@ func (m *Meter) AddUsage(server *mcp.Server, opts *UsageOptions) {
 	if o.URI == "" {
 		o.URI = "usage://current"
 	}
-	const what = "what you have used in this billing period and what is left of your limits"
+	const what = "what you have used in this billing period and what is left to you"
 	mcp.AddTool(server, &mcp.Tool{
 		Name: o.Tool, Description: "Shows " + what + ".", Annotations: &mcp.ToolAnnotations{ReadOnlyHint: true},
 	}, WithMetering(m, o.Tool, func(ctx context.Context, _ *mcp.CallToolRequest, _ struct{}) (*mcp.CallToolResult, usageReport, error) {
-		report, err := m.report(ctx, o.Totals)
+		report, err := m.report(ctx, &o)
 		return nil, report, err
 	}))
 	server.AddResource(&mcp.Resource{
 		URI: o.URI, Name: o.Tool, Description: "W" + what[1:] + ", as JSON.", MIMEType: "application/json",
 	}, func(ctx context.Context, req *mcp.ReadResourceRequest) (*mcp.ReadResourceResult, error) {
-		report, err := m.report(ctx, o.Totals)
+		report, err := m.report(ctx, &o)
 		if err != nil {
 			return nil, err
 		}
@@ -88,16 +103,16 @@ func (m *Meter) AddUsage(server *mcp.Server, opts *UsageOptions) {
 	})
 }
 
-func (m *Meter) report(ctx context.Context, totals func(context.Context, tenant.ID, time.Time, time.Time) ([]ToolUsage, error)) (usageReport, error) {
+func (m *Meter) report(ctx context.Context, o *UsageOptions) (usageReport, error) {
 	t, ok := tenant.FromContext(ctx)
 	if !ok {
 		return usageReport{}, ErrUnauthenticated
 	}
 	r := usageReport{Plan: string(t.Plan), Limits: []limitLeft{}}
 	r.From, r.To = Limit{Period: BillingPeriod}.periodAt(m.now(), t)
-	if totals != nil {
+	if o.Totals != nil {
 		var units int64
-		used, err := totals(ctx, t.ID, r.From, r.To)
+		used, err := o.Totals(ctx, t.ID, r.From, r.To)
 		if err != nil {
 			return usageReport{}, err
 		}
@@ -105,6 +120,12 @@ func (m *Meter) report(ctx context.Context, totals func(context.Context, tenant.
 			units += u.Units
 		}
 		r.Units, r.Tools = &units, used
+	}
+	if o.Grants != nil {
+		var err error
+		if r.Grants, err = o.Grants(ctx, t.ID); err != nil {
+			return usageReport{}, err
+		}
 	}
 	limits, err := m.Remaining(ctx)
 	if err != nil {

@@ -28,7 +28,7 @@ func TestAddUsage(t *testing.T) {
 			b.tenant.PeriodStart = time.Date(2026, 11, 3, 0, 0, 0, 0, time.UTC)
 			b.tenant.PeriodEnd = time.Date(2026, 12, 3, 0, 0, 0, 0, time.UTC)
 			away := errors.New("secret cause")
-			var fail error
+			var fail, failGrants error
 			server := newServer()
 			b.meter.AddUsage(server, &metering.UsageOptions{Totals: func(_ context.Context, id tenant.ID, from, to time.Time) ([]metering.ToolUsage, error) {
 				if fail != nil {
@@ -38,6 +38,12 @@ func TestAddUsage(t *testing.T) {
 				require.Equal(t, b.tenant.PeriodStart, from)
 				require.Equal(t, b.tenant.PeriodEnd, to)
 				return []metering.ToolUsage{{Tool: "search", Calls: 7, Units: 7}, {Tool: "report", Calls: 1, Units: 20}}, nil
+			}, Grants: func(_ context.Context, id tenant.ID) ([]metering.UsageGrant, error) {
+				require.Equal(t, b.tenant.ID, id)
+				return []metering.UsageGrant{
+					{Kind: "free", Units: 9, Remaining: 2, From: b.tenant.PeriodStart, To: b.tenant.PeriodEnd},
+					{Kind: "prepaid", Units: 1000, Remaining: 1000, From: b.tenant.PeriodStart},
+				}, failGrants
 			}})
 			mcp.AddTool(server, &mcp.Tool{Name: "search"}, metering.WithMetering(b.meter, "search", ok))
 			s := b.serve(t, server, stateless)
@@ -48,6 +54,8 @@ func TestAddUsage(t *testing.T) {
 			}
 			const want = `{"plan": "free", "from": "2026-11-03T00:00:00Z", "to": "2026-12-03T00:00:00Z", "units": 27,
 				"tools": [{"tool": "search", "calls": 7, "units": 7}, {"tool": "report", "calls": 1, "units": 20}],
+				"grants": [{"kind": "free", "units": 9, "remaining": 2, "from": "2026-11-03T00:00:00Z", "to": "2026-12-03T00:00:00Z"},
+					{"kind": "prepaid", "units": 1000, "remaining": 1000, "from": "2026-11-03T00:00:00Z"}],
 				"limits": [{"limit": "hour", "units": 100, "remaining": 93}, {"limit": "cap", "units": 5, "remaining": 0, "soft": true}]}`
 			res := call(t, s, "usage", nil)
 			require.False(t, res.IsError)
@@ -65,6 +73,8 @@ func TestAddUsage(t *testing.T) {
 			require.EqualValues(t, 7, b.sink.Units(b.tenant.ID), "to look costs nothing")
 
 			fail = away
+			require.True(t, call(t, s, "usage", nil).IsError)
+			fail, failGrants = nil, away
 			require.True(t, call(t, s, "usage", nil).IsError)
 			b.tenant = tenant.Tenant{}
 			_, err = s.ReadResource(t.Context(), &mcp.ReadResourceParams{URI: list.Resources[0].URI})
@@ -94,9 +104,10 @@ func TestAddUsageOfNothing(t *testing.T) {
 	server := newServer()
 	b.meter.AddUsage(server, &metering.UsageOptions{Totals: func(context.Context, tenant.ID, time.Time, time.Time) ([]metering.ToolUsage, error) {
 		return []metering.ToolUsage{}, nil
-	}})
+	}, Grants: func(context.Context, tenant.ID) ([]metering.UsageGrant, error) { return []metering.UsageGrant{}, nil }})
 	got, err := json.Marshal(call(t, b.serve(t, server, true), "usage", nil).StructuredContent)
 	require.NoError(t, err)
 	require.Contains(t, string(got), `"tools":[]`)
 	require.Contains(t, string(got), `"units":0`)
+	require.Contains(t, string(got), `"grants":[]`)
 }

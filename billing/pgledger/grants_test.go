@@ -174,8 +174,8 @@ func TestGrantsThroughTrouble(t *testing.T) {
 // and refunds come at once and in whatever order, every account balances, no unit is paid twice, and
 // none is billed that a grant of its time could have paid.
 //
-// Mutations seen by it: those of TestGrants, and an entry over more than
-// remaining is lowered by.
+// Mutations seen by it: those of TestGrants, an entry over more than remaining is
+// lowered by, and what is not sealed yet taken for left.
 func TestGrantsBalance(t *testing.T) {
 	t.Parallel()
 	b := setup(t)
@@ -202,7 +202,12 @@ func TestGrantsBalance(t *testing.T) {
 				b.append(t, events...)
 			case 4:
 				if rnd.IntN(3) > 0 {
+					left, err := b.GrantsLeft(t.Context(), id)
+					require.NoError(t, err)
 					b.sealTwice(t, id)
+					sealed, err := b.GrantsLeft(t.Context(), id)
+					require.NoError(t, err)
+					require.Equal(t, sealed, left, "what is left is known before it is sealed")
 					require.Equal(t, "0", b.text(t, `
 						select count(*)::text from mcpsaas.usage_batches b
 						join mcpsaas.usage_events e on e.batch_id = b.events_in

@@ -282,7 +282,7 @@ func (a *app) buildMCP(ctx context.Context) error {
 		metering.WithMetering(a.meter, "add_product", s.add))
 	mcp.AddTool(server, &mcp.Tool{Name: "generate_report", Description: "Sums up your catalogue, with progress. Costs 20 units.",
 		Annotations: &mcp.ToolAnnotations{ReadOnlyHint: true}}, metering.WithMetering(a.meter, "generate_report", s.report))
-	a.meter.AddUsage(server, &metering.UsageOptions{Totals: a.totals})
+	a.meter.AddUsage(server, &metering.UsageOptions{Totals: a.totals, Grants: a.grants})
 	tool, handler := onboarding.HealthCheckTool(a.db)
 	mcp.AddTool(server, tool, metering.WithMetering(a.meter, tool.Name, handler))
 	if err := a.meter.Coverage(ctx, server); err != nil {

@@ -16,6 +16,9 @@ func catalog() stripebill.Catalog {
 	for _, o := range offers {
 		c.Plans = append(c.Plans, stripebill.CatalogPlan{Plan: o.Plan, Name: "Shop " + o.Name, Amount: o.Cents, Unit: o.Unit})
 	}
+	for _, p := range packs {
+		c.Packs = append(c.Packs, stripebill.CatalogPack{Pack: p.Name, Name: "Shop " + p.Title, Amount: p.Cents, Units: p.Units, Days: p.Days})
+	}
 	return c
 }
 

@@ -140,8 +140,8 @@ func kill(t *testing.T, w *world) {
 	}
 }
 
-// TestTakeover kills the server while it works on a notice of Stripe, and while
-// it reports usage: the next one takes over what the dead one held, soon enough
+// TestTakeover kills the server while it works on a notice of Stripe, of a
+// subscription and of units that were paid for, and while it reports usage: the next one takes over what the dead one held, soon enough
 // for those who wait for it.
 //
 // Mutation that it saw: the leases of billing's and onboarding's defaults, by
@@ -173,6 +173,16 @@ func TestTakeover(t *testing.T) {
 	held("usage is being reported", `select count(*) from mcpsaas.usage_batches where state = 'sending'`)
 	r.kill()
 	w.stripe.Heal()
-	w.spawn()
+	r = w.spawn()
 	w.billed(t, pro.StripeCustomer, 1)
+
+	w.stripe.Inject(stripetest.Fault{Kind: stripetest.Slow, Path: "/v1/charges", Delay: time.Hour})
+	checkout, status := buyPack(t, r, r.tenant(tenant.Pro).APIKey, "units-100k", "")
+	require.Equal(t, http.StatusOK, status)
+	require.NoError(t, w.stripe.Pay(checkout.Session))
+	held("a payment is looked at", `select count(*) from mcpsaas.billing_notices where state = 'working'`)
+	r.kill()
+	w.stripe.Heal()
+	r = w.spawn()
+	eventually(t, "the units are there", func() bool { return len(toldGrants(t, r, r.tenant(tenant.Pro).APIKey)) == 1 })
 }

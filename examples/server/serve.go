@@ -247,7 +247,7 @@ func (a *app) publicMux() (http.Handler, error) {
 	mux.Handle("/health/t/{token}", a.checks.TokenHandler())
 	mux.Handle("/webhooks/stripe", webhook)
 	(&signup{
-		stripe: a.stripe, keys: a.keys, lookup: a.directory.Lookup,
+		stripe: a.stripe, keys: a.keys, ledger: a.ledger, lookup: a.directory.Lookup,
 		publicURL: a.config.publicURL, logger: a.logger,
 	}).register(mux)
 	mux.Handle("GET /{$}", http.RedirectHandler("/signup", http.StatusSeeOther))

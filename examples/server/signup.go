@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/mcpsaas/mcpsaas/billing/pgledger"
 	"github.com/mcpsaas/mcpsaas/billing/stripebill"
 	"github.com/mcpsaas/mcpsaas/tenancy/apikey"
 	"github.com/mcpsaas/mcpsaas/tenancy/tenant"
@@ -22,10 +23,11 @@ var webFiles embed.FS
 var pages = template.Must(template.ParseFS(webFiles, "web/*.html"))
 
 // signup sells: it sends a buyer to Stripe's checkout, and hands out the first
-// API key to whoever comes back from it.
+// API key to whoever comes back from it. Tenants buy units here as well.
 type signup struct {
 	stripe    *stripebill.Client
 	keys      *apikey.Store
+	ledger    *pgledger.Ledger
 	lookup    func(tenant.ID) (tenant.Tenant, bool)
 	publicURL string
 	logger    *slog.Logger
@@ -37,6 +39,9 @@ func (s *signup) register(mux *http.ServeMux) {
 	mux.HandleFunc("POST /signup", s.form(s.begin))
 	mux.HandleFunc("GET /signup/return", s.form(s.comeBack))
 	mux.HandleFunc("POST /signup/return", s.form(s.claim))
+	mux.HandleFunc("GET /units", s.form(s.choosePack))
+	mux.HandleFunc("POST /units", s.form(s.buyPack))
+	mux.HandleFunc("GET /units/return", s.form(s.bought))
 }
 
 // maxForm is the size of the largest form. A browser sends less than 200 bytes.
@@ -120,21 +125,33 @@ type returned struct {
 	ClientConfig string      `json:"-"`
 }
 
-// session reads the checkout that a buyer comes back from. Its id can't be
+// readCheckout reads the checkout that a buyer comes back from. Its id can't be
 // guessed: who knows it has been there.
-func (s *signup) session(w http.ResponseWriter, r *http.Request) (returned, bool) {
+func (s *signup) readCheckout(w http.ResponseWriter, r *http.Request) (stripebill.Checkout, bool) {
 	if !s.mayAsk(w, r) {
-		return returned{}, false
+		return stripebill.Checkout{}, false
 	}
 	id := r.Form.Get("session_id")
 	checkout, err := s.stripe.Checkout(r.Context(), id)
-	switch {
-	case errors.Is(err, stripebill.ErrNotFound):
+	if errors.Is(err, stripebill.ErrNotFound) {
 		s.fail(w, r, http.StatusNotFound, "session_id "+quote(id)+": no such checkout")
-		return returned{}, false
-	case err != nil:
+		return checkout, false
+	}
+	if err != nil {
 		s.logger.ErrorContext(r.Context(), "checkout can't be read", "err", err)
 		s.fail(w, r, http.StatusBadGateway, "the checkout can't be read at the moment; try again in a minute")
+		return checkout, false
+	}
+	return checkout, true
+}
+
+func (s *signup) session(w http.ResponseWriter, r *http.Request) (returned, bool) {
+	checkout, ok := s.readCheckout(w, r)
+	switch {
+	case !ok:
+		return returned{}, false
+	case checkout.Pack != "": // who pays for units may be anybody: the key isn't theirs
+		s.fail(w, r, http.StatusNotFound, "this checkout was not for a plan")
 		return returned{}, false
 	case !checkout.Paid():
 		s.fail(w, r, http.StatusPaymentRequired, "this checkout has not been paid")

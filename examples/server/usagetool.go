@@ -21,3 +21,17 @@ func (a *app) totals(ctx context.Context, id tenant.ID, from, to time.Time) ([]m
 	}
 	return tools, nil
 }
+
+// grants is what a tenant was given or has paid for, and can still use. Of the
+// calls of the last second or so it doesn't know either.
+func (a *app) grants(ctx context.Context, id tenant.ID) ([]metering.UsageGrant, error) {
+	left, err := a.ledger.GrantsLeft(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	grants := make([]metering.UsageGrant, len(left))
+	for i, g := range left {
+		grants[i] = metering.UsageGrant{Kind: string(g.Kind), Units: g.Units, Remaining: g.Remaining, From: g.StartsAt, To: g.ExpiresAt}
+	}
+	return grants, nil
+}

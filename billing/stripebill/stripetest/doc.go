@@ -68,7 +68,7 @@
 // [Emulator.SetSummaryLag] delays totals. [Emulator.Decline] makes cards fail.
 //
 // What it leaves out: tax, discounts, tiers, pre-aggregated meters, invoices at
-// thresholds, refunds, cards, Connect, and everything that isn't about
+// thresholds, refunds of invoices, cards, Connect, and everything that isn't about
 // subscriptions. It is no proof that Stripe does the same; it is built from
 // Stripe's documentation.
 package stripetest
