@@ -120,18 +120,16 @@ func (w *watcher) tellAll(ctx context.Context) {
 // tell tries to tell an alert and notes what came of it.
 func (w *watcher) tell(ctx context.Context, a Alert) {
 	err := w.try(ctx, a)
-	again := time.Duration(-1)
+	again, count := time.Duration(-1), &w.told
 	switch {
 	case err == nil:
-		w.told.Add(1)
 	case ctx.Err() != nil: // stopped from outside: another replica's turn
-		again = 0
+		again, count = 0, nil
 	case w.now().Sub(a.Time) > w.o.RetryFor:
-		w.lost.Add(1)
+		count = &w.lost
 		w.log.LogAttrs(ctx, slog.LevelError, "alert given up", slog.String("tenant", a.Tenant.String()), slog.String("event", a.ID), slog.Int("attempt", a.Attempt), slog.Any("err", err))
 	default:
-		w.failed.Add(1)
-		again = maxAlertBackoff
+		again, count = maxAlertBackoff, &w.failed
 		if a.Attempt < 20 {
 			again = min(again, w.o.Backoff<<(a.Attempt-1))
 		}
@@ -142,6 +140,9 @@ func (w *watcher) tell(ctx context.Context, a Alert) {
 	defer cancel()
 	if err := w.o.Store.Release(ctx, a, again); err != nil {
 		w.log.LogAttrs(ctx, slog.LevelWarn, "told alert not noted down, it will be told again", slog.String("event", a.ID), slog.Any("err", err))
+	}
+	if count != nil {
+		count.Add(1) // when all is noted down: whoever sees it may go by that
 	}
 }
 
