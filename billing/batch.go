@@ -18,7 +18,7 @@ const (
 	StateVoiding    State = "voiding"     // was applied, and is being taken back: an operator asked, and asks again
 	StateVoided     State = "voided"      // was applied, and taken back
 	StateWrittenOff State = "written_off" // given up, by an operator or by policy
-	StateMoved      State = "moved"       // came too late for its period: another batch stands for it, in the next
+	StateMoved      State = "moved"       // came too late for its period: another batch stands for it, in the next or by itself
 )
 
 // Batch is a sealed sum of usage and how far its delivery has come.
@@ -71,6 +71,11 @@ const (
 	LateNextPeriod LatePolicy = "next_period" // billed with the present period, on record as late
 	LatePark       LatePolicy = "park"        // parked: an operator decides
 	LateWriteOff   LatePolicy = "write_off"   // never billed, on record as written off
+
+	// LateInvoiceItem has it charged by itself: as an item of the customer's next
+	// invoice that says of which period it is, in place of a batch that the period
+	// took no more (StateMoved). Where a provider makes none it is LateNextPeriod.
+	LateInvoiceItem LatePolicy = "invoice_item"
 )
 
 // Claim is a batch that the caller alone may work on until its lease ends. The

@@ -39,9 +39,10 @@
 //	voiding                     confirmed         it did not
 //	voiding                     written_off       nothing can tell any more, and an operator gave it up
 //
-// The units of an event are in each target in one batch that is none of moved, or
-// in none yet: so each is billed, open, parked, rejected, written off or voided, and
-// never two of them.
+// The units of an event are in each target, or in the invoice items made in its
+// stead ([LateInvoiceItem]), in one batch that is none of moved, or in none yet:
+// so each is billed, open, parked, rejected, written off or voided, and never two
+// of them.
 //
 // # Why exactly once
 //

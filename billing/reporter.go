@@ -15,6 +15,7 @@ type Mode string
 const (
 	ModeMeter       Mode = "meter"        // events with an identifier, aggregated by the provider
 	ModeUsageRecord Mode = "usage_record" // a quantity set at a timestamp of a subscription item (legacy)
+	ModeInvoiceItem Mode = "invoice_item" // a charge by itself on the customer's next invoice: see [LateInvoiceItem]
 )
 
 // Target is the place at a provider that one tenant's usage goes to.
@@ -25,7 +26,7 @@ type Target struct {
 	Customer string    `json:"customer"`           // the provider's customer id
 	Meter    string    `json:"meter,omitempty"`    // the meter's event name (ModeMeter)
 	MeterID  string    `json:"meter_id,omitempty"` // the meter's id, to read totals back (ModeMeter)
-	Item     string    `json:"item,omitempty"`     // the subscription item's id (ModeUsageRecord; informative otherwise)
+	Item     string    `json:"item,omitempty"`     // the subscription item's id (informative with ModeMeter)
 
 	// Additive is set while the provider only adds to what is there and refuses
 	// to overwrite it: usage records of a subscription with billing thresholds.

@@ -15,6 +15,7 @@ func TestProvider(t *testing.T) {
 		"meter":        {Mode: billing.ModeMeter, Meter: "calls"},
 		"usage record": {Mode: billing.ModeUsageRecord, Item: "si_1"},
 		"additive":     {Mode: billing.ModeUsageRecord, Item: "si_1", Additive: true},
+		"invoice item": {Mode: billing.ModeInvoiceItem, Item: "si_1"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -23,12 +24,13 @@ func TestProvider(t *testing.T) {
 				p := billingtest.NewProvider(to.Mode, clock.Now)
 				target := to
 				target.Tenant, target.Provider, target.Customer = tenant.NewID(), "test", "cus_1"
-				from, to := clock.Now().Add(-time.Hour), clock.Now().AddDate(0, 1, 0)
+				from, until := clock.Now().Add(-time.Hour), clock.Now().AddDate(0, 1, 0)
 				return billingtest.Fixture{
-					Reporter: p, Target: target, PeriodStart: from, PeriodEnd: to,
+					Reporter: p, Target: target, PeriodStart: from, PeriodEnd: until,
 					Now: clock.Now, Advance: clock.Advance,
 					Fail:   func(f billingtest.Fault) { p.Fail(f) },
-					Billed: func() int64 { return p.Total(target, from, to) },
+					Billed: func() int64 { return p.Total(target, from, until) },
+					Exact:  to.Mode == billing.ModeInvoiceItem,
 				}
 			})
 		})

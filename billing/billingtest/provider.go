@@ -21,6 +21,7 @@ const (
 	maxAge           = 35 * 24 * time.Hour
 	maxFuture        = 5 * time.Minute
 	finalAfter       = time.Hour
+	always           = 10 * 365 * 24 * time.Hour
 )
 
 // Provider is a [billing.Reporter] that is its own provider, in memory: it
@@ -64,7 +65,8 @@ var (
 )
 
 // NewProvider returns a provider of the given mode that lives by the clock
-// now.
+// now. One of [billing.ModeInvoiceItem] counts an item at the start of the billing
+// period that it is of.
 func NewProvider(mode billing.Mode, now func() time.Time) *Provider {
 	return &Provider{mode: mode, now: now, lag: summaryLag, keys: make(map[string]saved), seen: make(map[string]time.Time)}
 }
@@ -113,6 +115,12 @@ func (p *Provider) Caps(t billing.Target) billing.Caps {
 		return billing.Caps{
 			Overwrite: !t.Additive, KeyOnly: t.Additive, DedupeWindow: keyMemory - time.Hour,
 			VerifyLag: lag, SlotGranularity: time.Second,
+		}
+	}
+	if p.mode == billing.ModeInvoiceItem {
+		return billing.Caps{
+			KeyOnly: true, DedupeWindow: keyMemory - time.Hour, VerifyLag: lag, SlotGranularity: time.Second,
+			LateGrace: always, VoidWindow: always,
 		}
 	}
 	return billing.Caps{
@@ -184,6 +192,11 @@ func place(t billing.Target) billing.Target {
 // take applies a delivery by the rules of the mode.
 func (p *Provider) take(d billing.Delivery, now time.Time) billing.Result {
 	e := entry{id: d.ID, target: place(d.Target), at: d.Slot, quantity: d.Quantity, taken: now}
+	if p.mode == billing.ModeInvoiceItem {
+		e.at = d.PeriodStart
+		p.entries = append(p.entries, e)
+		return billing.Accepted
+	}
 	if p.mode == billing.ModeUsageRecord {
 		if d.Slot.After(now) || !d.Slot.After(d.PeriodStart) || !now.Before(d.PeriodEnd) {
 			return billing.Rejected
@@ -211,7 +224,7 @@ func (p *Provider) take(d billing.Delivery, now time.Time) billing.Result {
 
 // Void implements [billing.Voider]: a meter takes back what it has got within 24
 // hours, a usage record is set to nothing while its period is open, unless it was
-// added.
+// added; an invoice item is deleted.
 func (p *Provider) Void(ctx context.Context, d billing.Delivery) (billing.Receipt, error) {
 	if err := p.refuses(ctx, d); err != nil {
 		return billing.Receipt{}, err
@@ -271,6 +284,14 @@ func (p *Provider) Verify(ctx context.Context, d billing.Delivery) (billing.Pres
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if p.mode == billing.ModeInvoiceItem { // each is listed
+		for _, e := range p.entries {
+			if e.id == d.ID && e.quantity > 0 {
+				return billing.Present, nil
+			}
+		}
+		return billing.Absent, nil
+	}
 	from, to := d.PeriodStart, d.PeriodEnd
 	if p.mode == billing.ModeMeter {
 		from = d.Slot.Truncate(summaryWindow)

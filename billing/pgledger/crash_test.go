@@ -2,6 +2,7 @@ package pgledger_test
 
 import (
 	"context"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -10,14 +11,15 @@ import (
 
 	"github.com/mcpsaas/mcpsaas/billing"
 	"github.com/mcpsaas/mcpsaas/billing/billingtest"
+	"github.com/mcpsaas/mcpsaas/billing/pgledger"
 	"github.com/mcpsaas/mcpsaas/internal/devtest"
 	"github.com/mcpsaas/mcpsaas/metering/usage"
 	"github.com/mcpsaas/mcpsaas/tenancy/tenant"
 )
 
 // TestCrashMatrix plays every scenario on a real database, in both modes, with
-// both at once, and where the provider only adds, always or now and then:
-// whatever happens, what is billed is what was produced.
+// both at once, where the provider only adds, always or now and then, and where
+// what is late becomes invoice items: whatever happens, what is billed is what was produced.
 //
 // Mutations, and how many of the 1,092 scenarios in each mode (without SOAK) saw
 // them: a claim that does not record the send before it is made, 366 of all
@@ -46,10 +48,14 @@ func TestCrashMatrix(t *testing.T) {
 		"thresholds come and go": {targets: []func(tenant.ID) billing.Target{record}, turns: func(to *billing.Target) {
 			to.Additive = !to.Additive
 		}},
+		"invoice items": {targets: []func(tenant.ID) billing.Target{meter, record}, late: billing.LateInvoiceItem},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			scenarios := sample(all)
+			if c.late != "" {
+				closing(scenarios)
+			}
 			var mu sync.Mutex
 			kept := 0
 			wrong := play(t, scenarios, func(b *bench, s billingtest.Scenario) billingtest.World {
@@ -71,10 +77,19 @@ func TestCrashMatrix(t *testing.T) {
 	}
 }
 
+// closing has the billing period end in every scenario.
+func closing(scenarios []billingtest.Scenario) {
+	for i := range scenarios {
+		if scenarios[i].Close == billingtest.Never {
+			scenarios[i].Close = billingtest.AfterSeal
+		}
+	}
+}
+
 // sample returns the scenarios that there is time for: three of five.
 func sample(all []billingtest.Scenario) (some []billingtest.Scenario) {
 	if devtest.Soak() {
-		return all
+		return slices.Clone(all)
 	}
 	for i, s := range all {
 		if i%5 < 3 {
@@ -136,6 +151,7 @@ func play(t *testing.T, scenarios []billingtest.Scenario, world func(*bench, bil
 type course struct {
 	targets []func(tenant.ID) billing.Target
 	turns   func(*billing.Target)
+	late    billing.LatePolicy
 }
 
 // pipeline is a new tenant whose usage goes through the ledger and the worker.
@@ -146,12 +162,19 @@ func pipeline(t *testing.T, b *bench, lag time.Duration, c course) billingtest.W
 		ID: "sub_" + id.String(), Customer: "cus_" + id.String(), Status: billing.Active,
 		PeriodStart: now.Add(-time.Hour), PeriodEnd: now.AddDate(0, 1, 0),
 	}
-	reporter := both{
-		billingtest.NewProvider(billing.ModeMeter, b.clock.Now),
-		billingtest.NewProvider(billing.ModeUsageRecord, b.clock.Now),
+	reporter := byMode{}
+	for _, mode := range []billing.Mode{billing.ModeMeter, billing.ModeUsageRecord, billing.ModeInvoiceItem} {
+		reporter[mode] = billingtest.NewProvider(mode, b.clock.Now)
+		reporter[mode].Lag(lag)
 	}
-	reporter.meter.Lag(lag)
-	reporter.records.Lag(lag)
+	ledger := b.Ledger
+	if c.late != "" {
+		var err error
+		ledger, err = pgledger.New(b.pool, &pgledger.Options{
+			Now: b.clock.Now, Late: map[tenant.Plan]billing.LatePolicy{"": c.late}, InvoiceItem: invoiceItem,
+		})
+		require.NoError(t, err)
+	}
 	for _, to := range c.targets {
 		sub.Targets = append(sub.Targets, to(id))
 	}
@@ -169,8 +192,9 @@ func pipeline(t *testing.T, b *bench, lag time.Duration, c course) billingtest.W
 			return err
 		},
 		Fail: func(f billingtest.Fault) {
-			reporter.meter.Fail(f)
-			reporter.records.Fail(f)
+			for _, p := range reporter {
+				p.Fail(f)
+			}
 		},
 		Start: func(p *billingtest.Process) (billingtest.Ticker, error) {
 			if c.turns != nil {
@@ -179,7 +203,7 @@ func pipeline(t *testing.T, b *bench, lag time.Duration, c course) billingtest.W
 				}
 				b.save(t, id, sub)
 			}
-			return billing.NewWorker(p.Ledger(b.Ledger), p.Reporter(reporter), &billing.WorkerOptions{Now: b.clock.Now, Concurrency: 1})
+			return billing.NewWorker(p.Ledger(ledger), p.Reporter(reporter), &billing.WorkerOptions{Now: b.clock.Now, Concurrency: 1})
 		},
 		Stats: func(ctx context.Context) (billing.Stats, error) { return b.Stats(ctx, id) },
 		Accounts: func(ctx context.Context) (accounts []billingtest.Account, err error) {
@@ -188,8 +212,12 @@ func pipeline(t *testing.T, b *bench, lag time.Duration, c course) billingtest.W
 				if err != nil {
 					return nil, err
 				}
-				provider := reporter.pick(to)
-				a.Billed = [2]int64{provider.Total(to, end.AddDate(-1, 0, 0), end), provider.Total(to, end, end.AddDate(1, 0, 0))}
+				charged, _ := invoiceItem(to)
+				for _, to := range []billing.Target{to, charged} {
+					provider := reporter[to.Mode]
+					a.Billed[0] += provider.Total(to, end.AddDate(-1, 0, 0), end)
+					a.Billed[1] += provider.Total(to, end, end.AddDate(1, 0, 0))
+				}
 				accounts = append(accounts, a)
 			}
 			return accounts, nil
@@ -197,20 +225,29 @@ func pipeline(t *testing.T, b *bench, lag time.Duration, c course) billingtest.W
 	}
 }
 
+// invoiceItem is the target of invoice items beside t.
+func invoiceItem(t billing.Target) (billing.Target, bool) {
+	t.Mode, t.Additive = billing.ModeInvoiceItem, false
+	return t, true
+}
+
 const (
+	// Of a target, and of the invoice items beside it.
+	beside = `t.key = (select key from mcpsaas.billing_targets where tenant_id = $1 and mode = $2)`
+
 	keptSQL = `
 select b.quantity, b.first_sent_at is not null, b.period_start >= $3
 from mcpsaas.usage_batches b join mcpsaas.billing_targets t on t.id = b.target_id
-where t.tenant_id = $1 and t.mode = $2 and b.state in ('parked', 'rejected')`
+where t.tenant_id = $1 and ` + beside + ` and b.state in ('parked', 'rejected')`
 
 	movedSQL = `
 select (select coalesce(sum(units), 0)::bigint from mcpsaas.usage_events
-		where tenant_id = $1 and mark = 'late' and occurred_at < $2)
+		where tenant_id = $1 and mark = 'late' and occurred_at < $3)
 	+ (select coalesce(sum(b.quantity), 0)::bigint
 		from mcpsaas.usage_batches b
 		join mcpsaas.usage_batches old on old.id = b.moved_from
 		join mcpsaas.billing_targets t on t.id = b.target_id
-		where t.tenant_id = $1 and t.mode = $3 and old.period_start < $2)`
+		where t.tenant_id = $1 and ` + beside + ` and old.period_start < $3 and b.period_start >= $3)`
 )
 
 // account is what the ledger has on record of a target whose first billing
@@ -240,5 +277,5 @@ func (b *bench) account(ctx context.Context, to billing.Target, end time.Time) (
 	if err := rows.Err(); err != nil {
 		return a, err
 	}
-	return a, b.pool.QueryRow(ctx, movedSQL, to.Tenant, end, to.Mode).Scan(&a.Moved)
+	return a, b.pool.QueryRow(ctx, movedSQL, to.Tenant, to.Mode, end).Scan(&a.Moved)
 }

@@ -52,7 +52,7 @@ type Units struct {
 	Rejected   int64 `json:"rejected"`
 	WrittenOff int64 `json:"written_off"`
 	Voided     int64 `json:"voided"`
-	Moved      int64 `json:"moved"` // to batches of later periods
+	Moved      int64 `json:"moved"` // to batches of later periods, or to invoice items
 }
 
 // ExplainedBatch is a batch, and what it was made of.
@@ -90,8 +90,12 @@ type Entry struct {
 const (
 	explainPeriodsSQL = `
 select distinct on (t.id, p.period_start) ` + targetColumns + `, t.id, p.period_start, p.period_end
-from mcpsaas.billing_periods p join mcpsaas.billing_targets t on t.id = p.target_id
-where p.tenant_id = $1 and p.period_start <= $2 and p.period_end > $2 and ($3 = '' or t.item = $3)
+from (select target_id, period_start, period_end from mcpsaas.billing_periods where tenant_id = $1
+	union all
+	select target_id, period_start, period_end from mcpsaas.usage_batches b where tenant_id = $1 and moved_from is not null and exists (
+		select from mcpsaas.billing_targets t where t.id = b.target_id and t.mode = 'invoice_item')) as p
+join mcpsaas.billing_targets t on t.id = p.target_id
+where p.period_start <= $2 and p.period_end > $2 and ($3 = '' or t.item = $3)
 order by t.id, p.period_start, p.period_end desc`
 
 	explainBatchPeriodsSQL = `

@@ -113,3 +113,7 @@ func (p byMode) Verify(ctx context.Context, d billing.Delivery) (billing.Presenc
 }
 
 func (p byMode) Caps(t billing.Target) billing.Caps { return p[t.Mode].Caps(t) }
+
+func (p byMode) Void(ctx context.Context, d billing.Delivery) (billing.Receipt, error) {
+	return p[d.Target.Mode].Void(ctx, d)
+}

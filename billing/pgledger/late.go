@@ -30,7 +30,7 @@ where event_id in (
 type lateness int
 
 const (
-	inTime     lateness = iota // sealed into its period, which takes it, or else is parked for a person
+	inTime     lateness = iota // sealed into its period, which takes it, or else see settleLate
 	moves                      // billed with the present period, and marked
 	waiting                    // for the provider to tell of the present period
 	writtenOff                 // sealed as such
@@ -46,7 +46,7 @@ func (s sealer) lateness(periods, covering []period, first time.Time) lateness {
 		}
 	}
 	switch s.late[covering[0].plan] {
-	case billing.LatePark:
+	case billing.LatePark, billing.LateInvoiceItem:
 		return inTime
 	case billing.LateWriteOff:
 		return writtenOff
@@ -116,7 +116,7 @@ func (l *Ledger) settleLate(ctx context.Context, tx pgx.Tx, c *billing.Claim, no
 	case l.late[plan] == billing.LateWriteOff:
 		c.State, c.Reason, actor = billing.StateWrittenOff, lateWrittenOff, policy
 	default:
-		if err := replace(ctx, tx, c, now, caps); err != nil {
+		if err := l.goElsewhere(ctx, tx, c, plan, now, caps); err != nil {
 			return err
 		}
 	}
@@ -128,6 +128,43 @@ func (l *Ledger) settleLate(ctx context.Context, tx pgx.Tx, c *billing.Claim, no
 		return err
 	}
 	return logBatch(ctx, tx, c.ID, now, c.Attempt, c.State, actor, "", c.Reason)
+}
+
+// goElsewhere puts another batch in the place of c: on the customer's next invoice
+// by itself, if the plan says so and that can be done, else in the present period.
+func (l *Ledger) goElsewhere(ctx context.Context, tx pgx.Tx, c *billing.Claim, plan tenant.Plan, now time.Time, caps billing.Caps) error {
+	if l.late[plan] == billing.LateInvoiceItem {
+		if to, ok := l.charge(c.Target); ok {
+			return charge(ctx, tx, c, to, now)
+		}
+	}
+	return replace(ctx, tx, c, now, caps)
+}
+
+// chargeSlotSQL is for a target without slots at the provider.
+const chargeSlotSQL = `
+select greatest(date_trunc('second', $2::timestamptz), max(slot) + interval '1 second')
+from mcpsaas.usage_batches where target_id = $1`
+
+// charge puts a batch to an invoice item in the place of c. It is of the same
+// billing period. The target of invoice items is locked after the one that it
+// stands beside, never before.
+func charge(ctx context.Context, tx pgx.Tx, c *billing.Claim, to billing.Target, now time.Time) error {
+	target, err := saveTarget(ctx, tx, c.Target.Tenant, to)
+	if err != nil {
+		return err
+	}
+	var slot time.Time
+	if err := tx.QueryRow(ctx, chargeSlotSQL, target, now).Scan(&slot); err != nil {
+		return err
+	}
+	id := tenant.NewID().String() // any new UUIDv7 will do
+	if _, err := tx.Exec(ctx, replaceSQL, c.ID, id, c.PeriodStart, c.PeriodEnd, slot, now, target); err != nil {
+		return err
+	}
+	c.State = billing.StateMoved
+	c.Reason = fmt.Sprintf("its billing period takes no more usage: batch %s charges for it on the next invoice", id)
+	return logBatch(ctx, tx, id, now, 0, billing.StateSealed, policy, "", "for batch "+c.ID)
 }
 
 // replace puts another batch in the place of c, in the target's present period.

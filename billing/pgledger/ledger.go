@@ -49,6 +49,11 @@ type Options struct {
 	// every plan that is not in it.
 	Late map[tenant.Plan]billing.LatePolicy
 
+	// InvoiceItem returns the target of mode [billing.ModeInvoiceItem] that
+	// charges for a target's usage by itself, and false where there is none. It is
+	// stripebill.InvoiceItem for Stripe, and needed for [billing.LateInvoiceItem].
+	InvoiceItem func(billing.Target) (billing.Target, bool)
+
 	// Logger takes what the operator should know. Nil discards it.
 	Logger *slog.Logger
 }
@@ -60,6 +65,7 @@ type Ledger struct {
 	now       func() time.Time
 	retention time.Duration
 	late      map[tenant.Plan]billing.LatePolicy
+	charge    func(billing.Target) (billing.Target, bool) // Options.InvoiceItem
 	log       *slog.Logger
 }
 
@@ -78,7 +84,8 @@ func New(pool *pgxpool.Pool, opts *Options) (*Ledger, error) {
 	if opts == nil {
 		opts = &Options{}
 	}
-	l := &Ledger{pool: pool, now: opts.Now, retention: opts.Retention, late: maps.Clone(opts.Late), log: opts.Logger}
+	l := &Ledger{pool: pool, now: opts.Now, retention: opts.Retention, late: maps.Clone(opts.Late),
+		charge: opts.InvoiceItem, log: opts.Logger}
 	if l.now == nil {
 		l.now = time.Now
 	}
@@ -91,6 +98,10 @@ func New(pool *pgxpool.Pool, opts *Options) (*Ledger, error) {
 	for plan, policy := range l.late {
 		switch policy {
 		case billing.LateNextPeriod, billing.LatePark, billing.LateWriteOff:
+		case billing.LateInvoiceItem:
+			if l.charge == nil {
+				return nil, fmt.Errorf("pgledger: new: Late: plan %q has the policy %q, which needs InvoiceItem", plan, policy)
+			}
 		default:
 			return nil, fmt.Errorf("pgledger: new: Late: plan %q has the unknown policy %q", plan, policy)
 		}

@@ -177,7 +177,7 @@ func TestTwoTargets(t *testing.T) {
 	meter := billingtest.NewProvider(billing.ModeMeter, b.clock.Now)
 	records := billingtest.NewProvider(billing.ModeUsageRecord, b.clock.Now)
 	records.Fail(billingtest.DropBefore)
-	w := b.worker(t, both{meter, records})
+	w := b.worker(t, byMode{billing.ModeMeter: meter, billing.ModeUsageRecord: records})
 	require.NoError(t, w.Tick(t.Context()))
 	require.EqualValues(t, 11, billed(meter, target(id, billing.ModeMeter)), "one target's trouble is not the other's")
 	require.EqualValues(t, 0, billed(records, target(id, billing.ModeUsageRecord)))
@@ -186,26 +186,6 @@ func TestTwoTargets(t *testing.T) {
 	require.EqualValues(t, 11, billed(meter, target(id, billing.ModeMeter)))
 	require.EqualValues(t, 11, billed(records, target(id, billing.ModeUsageRecord)))
 }
-
-// both reports by the target's mode.
-type both struct{ meter, records *billingtest.Provider }
-
-func (r both) pick(t billing.Target) *billingtest.Provider {
-	if t.Mode == billing.ModeMeter {
-		return r.meter
-	}
-	return r.records
-}
-
-func (r both) Report(ctx context.Context, d billing.Delivery) (billing.Receipt, error) {
-	return r.pick(d.Target).Report(ctx, d)
-}
-
-func (r both) Verify(ctx context.Context, d billing.Delivery) (billing.Presence, error) {
-	return r.pick(d.Target).Verify(ctx, d)
-}
-
-func (r both) Caps(t billing.Target) billing.Caps { return r.pick(t).Caps(t) }
 
 // TestRejected: what a provider refuses for good waits for an operator, and
 // keeps nobody else from being billed.

@@ -182,24 +182,29 @@ func effective(now time.Time, n billing.Notice, s billing.Subscription) time.Tim
 
 func saveTargets(ctx context.Context, tx pgx.Tx, c billing.Change) (ids []int64, err error) {
 	for _, t := range c.Subscription.Targets {
-		key := t.Customer + "/" + t.Meter
-		if t.Mode == billing.ModeUsageRecord {
-			key = t.Item
-		}
-		var id int64
-		var owner tenant.ID
-		err := tx.QueryRow(ctx, targetSQL, c.Tenant, t.Provider, t.Mode, t.Customer, t.Meter, t.MeterID, t.Item, t.Additive, key).Scan(&id, &owner)
+		id, err := saveTarget(ctx, tx, c.Tenant, t)
 		if err != nil {
 			return nil, err
-		}
-		if owner != c.Tenant {
-			return nil, errors.New("a target of the subscription belongs to another tenant")
 		}
 		if !slices.Contains(ids, id) {
 			ids = append(ids, id)
 		}
 	}
 	return ids, nil
+}
+
+// saveTarget keeps what is known of a target, and locks it.
+func saveTarget(ctx context.Context, tx pgx.Tx, of tenant.ID, t billing.Target) (id int64, err error) {
+	key := t.Customer + "/" + t.Meter
+	if t.Mode == billing.ModeUsageRecord || t.Mode == billing.ModeInvoiceItem && t.Meter == "" {
+		key = t.Item
+	}
+	var owner tenant.ID
+	err = tx.QueryRow(ctx, targetSQL, of, t.Provider, t.Mode, t.Customer, t.Meter, t.MeterID, t.Item, t.Additive, key).Scan(&id, &owner)
+	if err == nil && owner != of {
+		err = errors.New("a target of the subscription belongs to another tenant")
+	}
+	return id, err
 }
 
 func saveSpans(ctx context.Context, tx pgx.Tx, c billing.Change, spans []span) error {

@@ -43,11 +43,12 @@ select
 
 // What riskyBatch and riskyPeriod say is at risk: usage whose billing period has
 // ended or does so before $3, and that waits since before $2 or was tried and
-// not taken.
+// not taken. An invoice item has no period to miss.
 const (
 	riskyBatch = `
 			b.state in ('sealed', 'sending', 'verifying', 'unknown') and b.period_end < $3
-				and (b.sealed_at < $2 or b.attempt > 0 and b.state in ('sealed', 'unknown'))`
+				and (b.sealed_at < $2 or b.attempt > 0 and b.state in ('sealed', 'unknown'))
+				and (select t.mode from mcpsaas.billing_targets t where t.id = b.target_id) <> 'invoice_item'`
 	riskyPeriod = `
 			p.period_end < $3 and p.period_end > $3::timestamptz - interval '3 hours' and exists (
 				select from mcpsaas.usage_events e

@@ -21,13 +21,15 @@ update mcpsaas.usage_batches set state = $2, reason = $3, lease_until = null whe
 
 	// presentElsewhereSQL finds the tenant's present period at the provider: of
 	// the batch's own target, or of one that took its place and has not got these
-	// events by another batch.
+	// events by another batch. That of an invoice item is the target whose usage it
+	// charges for.
 	presentElsewhereSQL = `
 select ` + targetColumns + `, p.target_id, p.period_start, p.period_end, p.since, p.until, p.live
 from mcpsaas.billing_periods p join mcpsaas.billing_targets t on t.id = p.target_id
-where p.tenant_id = $1 and t.provider = $2 and t.mode = $3 and p.since <= $5 and p.until > $5
+where p.tenant_id = $1 and t.provider = $2 and p.since <= $5 and p.until > $5
+	and (t.mode = $3 or $3 = 'invoice_item' and t.key = (select key from mcpsaas.billing_targets where id = $4))
 	and (p.target_id = $4 or not exists (
-		select from mcpsaas.usage_batches b where b.events_in = $6 and b.target_id = p.target_id))
+		select from mcpsaas.usage_batches b where b.events_in = $6 and b.target_id = p.target_id and b.state <> 'moved'))
 order by p.target_id <> $4, p.since desc limit 1`
 
 	verifyingSQL = `

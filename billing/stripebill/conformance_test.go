@@ -41,10 +41,23 @@ func (w world) injectAt(t *testing.T, fault billingtest.Fault, path string) {
 	w.stripe.Inject(stripetest.Fault{Kind: kind, Method: "POST", Path: path})
 }
 
+// injectDelete has the next request that deletes an invoice item meet the fault.
+func (w world) injectDelete(t *testing.T, fault billingtest.Fault) {
+	t.Helper()
+	if kind, ok := faults[fault]; ok {
+		w.stripe.Inject(stripetest.Fault{Kind: kind, Endpoint: "DELETE /v1/invoiceitems/{id}"})
+	}
+}
+
 func TestReporterConforms(t *testing.T) {
 	t.Parallel()
 	for name, sell := range map[string]func(world, *testing.T) billing.Target{
 		"meter": world.sellPro, "usage record": world.sellLegacy, "additive": world.sellAdditive,
+		"invoice item": func(w world, t *testing.T) billing.Target {
+			to, ok := stripebill.InvoiceItem(w.sellPro(t))
+			require.True(t, ok)
+			return to
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -57,9 +70,13 @@ func TestReporterConforms(t *testing.T) {
 					Reporter: stripebill.NewReporter(w.client, nil), Target: target,
 					PeriodStart: start, PeriodEnd: time.Date(2026, 2, 28, 10, 0, 0, 0, time.UTC),
 					Now: clock.Now, Advance: clock.Advance,
-					Fail:   func(f billingtest.Fault) { w.inject(t, f) },
+					Fail: func(f billingtest.Fault) {
+						w.inject(t, f)
+						w.injectDelete(t, f)
+					},
 					Cut:    w.stripe.Close,
 					Billed: func() int64 { return w.counted(target) },
+					Exact:  target.Mode == billing.ModeInvoiceItem,
 				}
 			})
 		})

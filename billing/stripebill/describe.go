@@ -26,7 +26,7 @@ func (s *Source) describe(ctx context.Context, t tenant.ID, sub subscription) (*
 		CollectionPaused:  sub.PauseCollection != nil,
 		EndedAt:           sub.EndedAt.time(),
 	}
-	ended := out.Status == billing.Canceled || out.Status == billing.IncompleteExpired
+	ended := sub.ended()
 	var flat subscriptionItem
 	for _, item := range sub.Items.Data {
 		plan, ok := s.planOf(item.Price)
@@ -59,6 +59,12 @@ func (s *Source) describe(ctx context.Context, t tenant.ID, sub subscription) (*
 		}
 	}
 	return out, nil
+}
+
+// ended reports whether no invoice will come any more.
+func (s subscription) ended() bool {
+	status := billing.SubscriptionStatus(s.Status)
+	return status == billing.Canceled || status == billing.IncompleteExpired
 }
 
 // planOf tells the plan that a flat price stands for. A price that was

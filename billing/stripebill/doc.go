@@ -24,7 +24,10 @@
 // another; after that, or after a failure that Stripe has saved under it, the
 // totals decide, or a person does. Such a record can't be taken back.
 //
-// Both take timestamps in seconds, so that a target can have a batch each
+// Late usage may become an item of the next invoice ([InvoiceItem]): known by its
+// key for a day, then by the batch's id in its metadata.
+//
+// Meters and usage records take timestamps in seconds, so that a target can have a batch each
 // second. A meter's sums are of whole minutes, and to which of two periods
 // Stripe counts the minute in which one ends is not documented: batches of a
 // meter keep out of it.

@@ -7,19 +7,22 @@ import (
 	"time"
 )
 
-// InvoiceLine is a line of an invoice that is about a subscription item.
+// InvoiceLine is a line of an invoice that is about a subscription item, or about
+// a batch that was charged by itself.
 type InvoiceLine struct {
 	ID       string    `json:"id"`
-	Item     string    `json:"item"`     // the subscription item
-	Quantity int64     `json:"quantity"` // of a metered item: the usage that is billed
+	Item     string    `json:"item,omitempty"`  // the subscription item
+	Batch    string    `json:"batch,omitempty"` // else the batch
+	Quantity int64     `json:"quantity"`        // of a metered item: the usage that is billed
 	From     time.Time `json:"from"`
 	To       time.Time `json:"to"`
 }
 
 type invoiceLine struct {
-	ID               string `json:"id"`
-	Quantity         int64  `json:"quantity"`
-	SubscriptionItem ref    `json:"subscription_item"` // before 2025-03-31
+	ID               string   `json:"id"`
+	Quantity         int64    `json:"quantity"`
+	SubscriptionItem ref      `json:"subscription_item"` // before 2025-03-31
+	Metadata         metadata `json:"metadata"`          // an invoice item's own
 	Parent           struct {
 		SubscriptionItemDetails struct {
 			SubscriptionItem ref `json:"subscription_item"`
@@ -32,7 +35,8 @@ type invoiceLine struct {
 }
 
 // InvoiceLines returns the customer of an invoice, and its lines that are about
-// subscription items: of metered ones, what Stripe bills for usage. The error
+// subscription items: of metered ones, what Stripe bills for usage; and those of
+// [InvoiceItem]. The error
 // matches [ErrNotFound] when there is no such invoice.
 func (c *Client) InvoiceLines(ctx context.Context, id string) (customer string, lines []InvoiceLine, err error) {
 	inv, err := readInvoice(ctx, c, id)
@@ -50,8 +54,12 @@ func (c *Client) InvoiceLines(ctx context.Context, id string) (customer string, 
 			if item == "" {
 				item = l.Parent.SubscriptionItemDetails.SubscriptionItem
 			}
-			if item != "" {
-				lines = append(lines, InvoiceLine{ID: l.ID, Item: string(item), Quantity: l.Quantity, From: l.Period.Start.time(), To: l.Period.End.time()})
+			line := InvoiceLine{ID: l.ID, Item: string(item), Quantity: l.Quantity, From: l.Period.Start.time(), To: l.Period.End.time()}
+			if item == "" && l.Metadata[metaNamespace] == c.namespace {
+				line.Batch = l.Metadata[metaBatch]
+			}
+			if line.Item != "" || line.Batch != "" {
+				lines = append(lines, line)
 			}
 		}
 		if !page.HasMore || len(page.Data) == 0 {

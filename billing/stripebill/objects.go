@@ -57,6 +57,7 @@ type price struct {
 	Product           ref         `json:"product"`
 	UnitAmount        json.Number `json:"unit_amount"`
 	UnitAmountDecimal string      `json:"unit_amount_decimal"`
+	TransformQuantity *any        `json:"transform_quantity"` // nil: null
 	Recurring         struct {
 		Interval      string `json:"interval"`
 		IntervalCount int64  `json:"interval_count"`
@@ -92,6 +93,7 @@ type customer struct {
 
 type subscriptionItem struct {
 	ID                 string `json:"id"`
+	Subscription       string `json:"subscription"`
 	Price              price  `json:"price"`
 	BillingThresholds  *any   `json:"billing_thresholds"`   // nil: null
 	CurrentPeriodStart unix   `json:"current_period_start"` // from 2025-03-31 on
@@ -181,6 +183,13 @@ type charge struct {
 	Amount         int64  `json:"amount"`
 	AmountRefunded int64  `json:"amount_refunded"`
 	PaymentIntent  ref    `json:"payment_intent"`
+}
+
+type invoiceItem struct {
+	ID       string   `json:"id"`
+	Object   string   `json:"object"` // "invoiceitem"
+	Deleted  bool     `json:"deleted"`
+	Metadata metadata `json:"metadata"`
 }
 
 type meterEvent struct {

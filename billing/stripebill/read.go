@@ -71,11 +71,12 @@ func readList[T any](ctx context.Context, c *Client, path string, query url.Valu
 	return out, nil
 }
 
-func (o checkoutSession) id() string { return o.ID }
-func (o subscription) id() string    { return o.ID }
-func (o invoice) id() string         { return o.ID }
-func (o customer) id() string        { return o.ID }
-func (o meter) id() string           { return o.ID }
-func (o product) id() string         { return o.ID }
-func (o price) id() string           { return o.ID }
-func (o charge) id() string          { return o.ID }
+func (o checkoutSession) id() string  { return o.ID }
+func (o subscription) id() string     { return o.ID }
+func (o subscriptionItem) id() string { return o.ID }
+func (o invoice) id() string          { return o.ID }
+func (o customer) id() string         { return o.ID }
+func (o meter) id() string            { return o.ID }
+func (o product) id() string          { return o.ID }
+func (o price) id() string            { return o.ID }
+func (o charge) id() string           { return o.ID }

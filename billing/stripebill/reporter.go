@@ -25,7 +25,7 @@ type ReporterOptions struct {
 	MaxPerSecond float64
 }
 
-// Reporter is the [billing.Reporter] for Stripe, in both modes. It is safe for
+// Reporter is the [billing.Reporter] for Stripe, in all modes. It is safe for
 // concurrent use.
 type Reporter struct {
 	client *Client
@@ -82,9 +82,15 @@ func (r *Reporter) Caps(t billing.Target) billing.Caps {
 		// Timestamps are Unix seconds.
 		SlotGranularity: time.Second,
 	}
-	if t.Mode == billing.ModeUsageRecord {
+	switch t.Mode {
+	case billing.ModeUsageRecord:
 		caps.Overwrite, caps.KeyOnly = !t.Additive, t.Additive
-	} else {
+	case billing.ModeInvoiceItem:
+		caps.KeyOnly = true
+		// Each is listed, and can be deleted until its invoice is final: Stripe
+		// says when.
+		caps.LateGrace, caps.VoidWindow = always, always
+	default:
 		caps.VerifyWindow = summaryWindow
 		caps.MaxAge = 35*24*time.Hour - time.Hour
 		caps.MaxFuture = 4 * time.Minute
@@ -105,7 +111,8 @@ func (r *Reporter) Caps(t billing.Target) billing.Caps {
 
 // Report sends d once. A meter event carries d.ID as its identifier; a usage
 // record sets the quantity at d.Slot: each can be sent again without being
-// counted again. A usage record that is added can't, but under its key.
+// counted again. A usage record that is added can't, but under its key, and no
+// more can an invoice item, which has d.ID in its metadata.
 func (r *Reporter) Report(ctx context.Context, d billing.Delivery) (billing.Receipt, error) {
 	if err := checkTarget(d.Target); err != nil {
 		return billing.Receipt{}, err
@@ -116,15 +123,16 @@ func (r *Reporter) Report(ctx context.Context, d billing.Delivery) (billing.Rece
 	if err := ctx.Err(); err != nil {
 		return billing.Receipt{}, fmt.Errorf("stripebill: report %s: %w", d.ID, err)
 	}
-	var resp response
-	var err error
-	if d.Target.Mode == billing.ModeUsageRecord {
-		resp, err = r.record(ctx, d)
-	} else {
-		resp, err = r.event(ctx, d)
+	var receipt billing.Receipt
+	switch d.Target.Mode {
+	case billing.ModeInvoiceItem:
+		receipt = r.charge(ctx, d)
+	case billing.ModeUsageRecord:
+		receipt = classify(r.record(ctx, d))
+	default:
+		receipt = classify(r.event(ctx, d))
 	}
-	receipt := classify(resp, err)
-	if err != nil && ctx.Err() != nil {
+	if receipt.Reason != "" && ctx.Err() != nil {
 		return receipt, fmt.Errorf("stripebill: report %s: %w", d.ID, ctx.Err())
 	}
 	return receipt, nil
@@ -183,7 +191,7 @@ func checkTarget(t billing.Target) error {
 	if t.Provider != Provider {
 		return fmt.Errorf("stripebill: target of provider %q", t.Provider)
 	}
-	if t.Mode != billing.ModeMeter && t.Mode != billing.ModeUsageRecord {
+	if t.Mode != billing.ModeMeter && t.Mode != billing.ModeUsageRecord && t.Mode != billing.ModeInvoiceItem {
 		return fmt.Errorf("stripebill: target of mode %q", t.Mode)
 	}
 	return nil
@@ -198,7 +206,7 @@ func unsendable(d billing.Delivery) string {
 		return "no slot"
 	case len(d.IdempotencyKey) > maxKey:
 		return fmt.Sprintf("idempotency key of more than %d characters", maxKey)
-	case d.Target.Mode == billing.ModeUsageRecord && !validID("si_", d.Target.Item):
+	case d.Target.Mode != billing.ModeMeter && !validID("si_", d.Target.Item):
 		return fmt.Sprintf("subscription item %.40q is no id", d.Target.Item)
 	case d.Target.Mode == billing.ModeUsageRecord:
 		return ""
@@ -206,7 +214,7 @@ func unsendable(d billing.Delivery) string {
 		return fmt.Sprintf("identifier of %d characters, want 1 to %d", len(d.ID), maxIdentifier)
 	case !validID("cus_", d.Target.Customer):
 		return fmt.Sprintf("customer %.40q is no id", d.Target.Customer)
-	case d.Target.Meter == "":
+	case d.Target.Mode == billing.ModeMeter && d.Target.Meter == "":
 		return "target without a meter"
 	}
 	return ""

@@ -19,13 +19,24 @@ import (
 // The sum of the minute that d's slot lies in, or of the whole period for usage
 // records, is compared with what else was confirmed of it. A sum that is larger
 // by d.Quantity shows d, unless something else there is in doubt as well; one
-// that is not larger shows that d is absent, since no quantity is below one.
+// that is not larger shows that d is absent, since no quantity is below one. An
+// invoice item is looked for by itself.
 func (r *Reporter) Verify(ctx context.Context, d billing.Delivery) (billing.Presence, error) {
 	if err := checkTarget(d.Target); err != nil {
 		return billing.Ambiguous, err
 	}
 	var total int64
-	if d.Target.Mode == billing.ModeUsageRecord {
+	switch d.Target.Mode {
+	case billing.ModeInvoiceItem:
+		id, err := r.charged(ctx, d)
+		if err != nil {
+			return billing.Ambiguous, fmt.Errorf("stripebill: verify %s: %w", d.ID, err)
+		}
+		if id == "" {
+			return billing.Absent, nil
+		}
+		return billing.Present, nil
+	case billing.ModeUsageRecord:
 		sum, known, err := r.client.recordTotal(ctx, d.Target.Item, d.PeriodStart, d.PeriodEnd)
 		if err != nil {
 			return billing.Ambiguous, fmt.Errorf("stripebill: verify %s: %w", d.ID, err)
@@ -34,7 +45,7 @@ func (r *Reporter) Verify(ctx context.Context, d billing.Delivery) (billing.Pres
 			return billing.Ambiguous, nil
 		}
 		total = sum
-	} else {
+	default:
 		from := d.Slot.Truncate(summaryWindow)
 		sum, err := r.client.meterTotal(ctx, d.Target, from, from.Add(summaryWindow))
 		if err != nil {
@@ -63,6 +74,9 @@ func (r *Reporter) UsageTotal(ctx context.Context, t billing.Target, from, to ti
 func (c *Client) UsageTotal(ctx context.Context, t billing.Target, from, to time.Time) (int64, error) {
 	if err := checkTarget(t); err != nil {
 		return 0, err
+	}
+	if t.Mode == billing.ModeInvoiceItem {
+		return 0, fmt.Errorf("stripebill: usage total of invoice items: %w", ErrNotFound)
 	}
 	if t.Mode == billing.ModeUsageRecord {
 		sum, known, err := c.recordTotal(ctx, t.Item, from, to)

@@ -13,7 +13,7 @@ import (
 // within 24 hours of its receipt and as long as no invoice has been finalised
 // with it (https://docs.stripe.com/billing/subscriptions/usage-based/recording-usage-api);
 // a usage record by setting it to nothing, while its period is open, unless it
-// could only be added.
+// could only be added; an invoice item until its invoice is finalised.
 func (r *Reporter) Void(ctx context.Context, d billing.Delivery) (billing.Receipt, error) {
 	if err := checkTarget(d.Target); err != nil {
 		return billing.Receipt{}, err
@@ -31,6 +31,13 @@ func (r *Reporter) Void(ctx context.Context, d billing.Delivery) (billing.Receip
 	}
 	if err := ctx.Err(); err != nil {
 		return billing.Receipt{}, fmt.Errorf("stripebill: void %s: %w", d.ID, err)
+	}
+	if d.Target.Mode == billing.ModeInvoiceItem {
+		receipt := r.uncharge(ctx, d)
+		if receipt.Reason != "" && ctx.Err() != nil {
+			return receipt, fmt.Errorf("stripebill: void %s: %w", d.ID, ctx.Err())
+		}
+		return receipt, nil
 	}
 	var out meterEventAdjustment
 	// No idempotency key: a failure would be saved under it, and the identifier

@@ -113,7 +113,7 @@ func (o *office) build(c *config) (err error) {
 	if o.keys, err = apikey.New(o.control, o.directory, [][]byte{[]byte(c.pepper)}, &apikey.Options{Logger: o.logger}); err != nil {
 		return err
 	}
-	if o.ledger, err = pgledger.New(o.control, &pgledger.Options{Late: late}); err != nil {
+	if o.ledger, err = pgledger.New(o.control, &pgledger.Options{Late: late, InvoiceItem: stripebill.InvoiceItem}); err != nil {
 		return err
 	}
 	if o.state, err = pgstate.New(o.control, &pgstate.Options{Place: c.databases.place}); err != nil {

@@ -181,13 +181,17 @@ func (d *desk) explainInvoice(ctx context.Context, invoice string, q pgledger.Qu
 	}
 	all := []explained{}
 	for _, l := range lines {
-		q.Item, q.At = l.Item, l.From
-		found, err := d.ledger.Explain(ctx, q)
+		about, itself := q, l.Batch != "" // charged for by itself
+		about.Item, about.At = l.Item, l.From
+		if itself {
+			about = pgledger.Question{Batch: l.Batch}
+		}
+		found, err := d.ledger.Explain(ctx, about)
 		if err != nil {
 			return nil, err
 		}
 		for _, x := range found { // none for what isn't metered
-			if x.Target.Provider == stripebill.Provider {
+			if x.Target.Provider == stripebill.Provider && (x.Target.Mode == billing.ModeInvoiceItem) == itself {
 				all = append(all, explained{&l, x})
 			}
 		}

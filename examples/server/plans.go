@@ -43,12 +43,14 @@ var tools = map[string]metering.Tool{
 }
 
 // late is what becomes of usage that its billing period takes no more, by plan.
-// Free usage costs nothing in any period, and is reported all the same.
+// Free usage costs nothing in any period, and is reported all the same. An
+// enterprise's books want each month's by itself: Stripe charges for it as an item
+// of the next invoice.
 var late = map[tenant.Plan]billing.LatePolicy{
 	tenant.Free:       billing.LateNextPeriod,
 	tenant.Starter:    billing.LateNextPeriod,
 	tenant.Pro:        billing.LateNextPeriod,
-	tenant.Enterprise: billing.LateNextPeriod,
+	tenant.Enterprise: billing.LateInvoiceItem,
 }
 
 // limits keep one tenant's statement, or the lock that it waits for, from taking what

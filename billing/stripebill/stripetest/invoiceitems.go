@@ -14,6 +14,7 @@ type invoiceItem struct {
 	Metadata     map[string]string `json:"metadata,omitempty"`
 	Quantity     int64             `json:"quantity"`
 	Amount       int64             `json:"amount"`
+	Decimal      string            `json:"unit_amount_decimal,omitempty"`
 	Proration    bool              `json:"proration,omitempty"`
 	Start        int64             `json:"start"`
 	End          int64             `json:"end"`
@@ -29,7 +30,7 @@ func (e *Emulator) invoiceItemView(o *invoiceItem, modern bool) any {
 		"metadata": metadataOf(o.Metadata), "livemode": false, "test_clock": e.clockOf(o.Customer),
 	}
 	if !modern {
-		v["subscription"] = orNull(o.Subscription)
+		v["subscription"], v["unit_amount_decimal"] = orNull(o.Subscription), orNull(o.Decimal)
 	} else if o.Subscription != "" {
 		v["parent"] = object{"type": "subscription_details", "subscription_details": object{"subscription": o.Subscription}}
 	}
@@ -37,7 +38,7 @@ func (e *Emulator) invoiceItemView(o *invoiceItem, modern bool) any {
 }
 
 func (o *invoiceItem) line() line {
-	return line{ID: newID("il_"), Price: o.Price, Item: o.Item, InvoiceItem: o.ID, Description: o.Description,
+	return line{ID: newID("il_"), Price: o.Price, Item: o.Item, InvoiceItem: o.ID, Description: o.Description, Metadata: o.Metadata,
 		Proration: o.Proration, Quantity: o.Quantity, Amount: o.Amount, Start: o.Start, End: o.End}
 }
 
@@ -86,7 +87,7 @@ func createInvoiceItem(c *call) (any, error) {
 		if each.Decimal, err = c.decimal(); err != nil {
 			return nil, err
 		}
-		o.Amount = each.cost(o.Quantity)
+		o.Decimal, o.Amount = each.Decimal, each.cost(o.Quantity)
 	default:
 		return nil, c.p.require("amount")
 	}
@@ -115,14 +116,18 @@ func getInvoiceItem(c *call) (any, error) {
 	return c.invoiceItemView(o, c.modern), nil
 }
 
-// deleteInvoiceItem takes one back that no invoice has taken.
+// deleteInvoiceItem takes one back that no invoice has taken, or one that is still
+// a draft.
 func deleteInvoiceItem(c *call) (any, error) {
 	o, ok := c.s.InvoiceItems.get(c.id())
 	if !ok {
 		return nil, missing("invoiceitem", c.id(), "id")
 	}
-	if o.Invoice != "" {
-		return nil, invalid("", "The invoice item "+o.ID+" is on an invoice.")
+	if inv := c.s.Invoices.Rows[o.Invoice]; inv != nil {
+		if inv.Status != "draft" {
+			return nil, invalid("", "The invoice item "+o.ID+" is on an invoice that is no longer a draft.")
+		}
+		inv.Lines = slices.DeleteFunc(inv.Lines, func(l line) bool { return l.InvoiceItem == o.ID })
 	}
 	c.s.InvoiceItems.remove(func(i *invoiceItem) bool { return i == o })
 	c.emit("invoiceitem.deleted", c.invoiceItemView(o, c.modern))

@@ -28,17 +28,18 @@ type invoice struct {
 }
 
 type line struct {
-	ID          string `json:"id"`
-	Price       string `json:"price,omitempty"`
-	Item        string `json:"item,omitempty"`         // of the subscription
-	InvoiceItem string `json:"invoice_item,omitempty"` // of the customer
-	Description string `json:"description,omitempty"`
-	Meter       string `json:"meter,omitempty"` // the quantity is this meter's until the invoice is final
-	Proration   bool   `json:"proration,omitempty"`
-	Quantity    int64  `json:"quantity"`
-	Amount      int64  `json:"amount"`
-	Start       int64  `json:"start"`
-	End         int64  `json:"end"`
+	ID          string            `json:"id"`
+	Price       string            `json:"price,omitempty"`
+	Item        string            `json:"item,omitempty"`         // of the subscription
+	InvoiceItem string            `json:"invoice_item,omitempty"` // of the customer
+	Description string            `json:"description,omitempty"`
+	Metadata    map[string]string `json:"metadata,omitempty"` // of the invoice item
+	Meter       string            `json:"meter,omitempty"`    // the quantity is this meter's until the invoice is final
+	Proration   bool              `json:"proration,omitempty"`
+	Quantity    int64             `json:"quantity"`
+	Amount      int64             `json:"amount"`
+	Start       int64             `json:"start"`
+	End         int64             `json:"end"`
 }
 
 func (o *invoice) total() int64 {
@@ -161,7 +162,7 @@ func (e *Emulator) lineView(o *invoice, l line, modern bool) object {
 	v := object{
 		"id": l.ID, "object": "line_item", "amount": l.Amount, "quantity": l.Quantity, "currency": "usd",
 		"description": orNull(l.Description), "period": object{"start": l.Start, "end": l.End},
-		"metadata": object{}, "livemode": false,
+		"metadata": metadataOf(l.Metadata), "livemode": false,
 	}
 	p := e.s.Prices.Rows[l.Price]
 	if !modern {

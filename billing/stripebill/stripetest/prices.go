@@ -60,7 +60,7 @@ func (o *price) view(modern bool) any {
 		"id": o.ID, "object": "price", "product": o.Product, "active": o.Active, "currency": o.Currency,
 		"unit_amount": amount, "unit_amount_decimal": o.Decimal, "lookup_key": orNull(o.LookupKey),
 		"nickname": orNull(o.Nickname), "metadata": metadataOf(o.Metadata), "created": o.Created, "livemode": false,
-		"type": kind, "billing_scheme": "per_unit", "tax_behavior": "unspecified", "tiers_mode": nil,
+		"type": kind, "billing_scheme": "per_unit", "tax_behavior": "unspecified", "tiers_mode": nil, "transform_quantity": nil,
 		"recurring": recurring,
 	}
 }
