@@ -5,7 +5,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/require"
 
 	"github.com/mcpsaas/mcpsaas/internal/devtest"
@@ -19,13 +18,14 @@ func TestLimiterOnCluster(t *testing.T) {
 	addrs := devtest.RedisCluster(t)
 	var limiters []*redisquota.Limiter
 	for range 4 {
-		client := redis.NewClusterClient(&redis.ClusterOptions{Addrs: addrs, ContextTimeoutEnabled: true, MaxRetries: -1})
+		client := clusterClient(addrs)
 		defer client.Close()
 		limiter, err := redisquota.New(client, nil)
 		require.NoError(t, err)
 		limiters = append(limiters, limiter)
 	}
 	testFixtures(t, limiters)
+	testFleets(t, fleetJob{Cluster: addrs}, 2*time.Second)
 	limiter := limiters[0]
 	t.Run("forget", func(t *testing.T) {
 		for range 20 { // on all primaries
@@ -57,6 +57,7 @@ func TestLimiterOnOthers(t *testing.T) {
 			require.NoError(t, err)
 			t.Log("redis_version", info["Server"]["redis_version"], "valkey_version", info["Server"]["valkey_version"])
 			testFixtures(t, four(t, url))
+			testFleets(t, fleetJob{URL: url}, 2*time.Second)
 		})
 	}
 }

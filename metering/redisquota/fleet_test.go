@@ -21,15 +21,16 @@ const fleetEnv = "REDISQUOTA_TEST_FLEET"
 
 // fleetJob is what one process of a fleet does.
 type fleetJob struct {
-	URL    string
-	Tenant string
-	Leased bool
-	Window time.Duration
-	Limit  int64
-	Until  time.Time
-	Calls  int // at least
-	Seed   int
-	Tell   bool // of each admitted call at once
+	URL     string
+	Cluster []string // addresses, instead of URL
+	Tenant  string
+	Leased  bool
+	Window  time.Duration
+	Limit   int64
+	Until   time.Time
+	Calls   int // at least
+	Seed    int
+	Tell    bool // of each admitted call at once
 }
 
 // fleetCall is one admitted call, or a refusal.
@@ -68,15 +69,19 @@ func TestMain(m *testing.M) {
 // sees that.
 func TestFleet(t *testing.T) {
 	t.Parallel()
+	testFleets(t, fleetJob{URL: devtest.SharedRedis(t)}, 5*time.Second)
+}
+
+// testFleets runs each kind of fleet on the server of job, for so long.
+func testFleets(t *testing.T, job fleetJob, long time.Duration) {
 	for _, leased := range []bool{false, true} {
 		for _, processes := range []int{1, 4} {
 			t.Run(fmt.Sprintf("leased %t, %d processes", leased, processes), func(t *testing.T) {
 				t.Parallel()
-				job := fleetJob{
-					URL: devtest.SharedRedis(t), Tenant: tenant.NewID().String(), Leased: leased,
-					Window: 1500 * time.Millisecond, Limit: 4_000,
-				}
-				job.Until = time.Now().Add(5 * time.Second)
+				job := job
+				job.Tenant, job.Leased = tenant.NewID().String(), leased
+				job.Window, job.Limit = 1500*time.Millisecond, 4_000
+				job.Until = time.Now().Add(long)
 				if soak := calls(0); soak > 0 {
 					job.Calls = soak / processes
 				}

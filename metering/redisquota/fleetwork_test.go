@@ -8,7 +8,10 @@ import (
 	"math/rand/v2"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
+
+	"github.com/redis/go-redis/v9"
 
 	"github.com/mcpsaas/mcpsaas/metering"
 	"github.com/mcpsaas/mcpsaas/metering/redisquota"
@@ -18,6 +21,17 @@ import (
 // leaseTTL is short, so that many blocks end.
 const leaseTTL = 20 * time.Millisecond
 
+func clientOf(job fleetJob) (redis.UniversalClient, error) {
+	if len(job.Cluster) > 0 {
+		return clusterClient(job.Cluster), nil
+	}
+	return redisquota.NewClient(job.URL)
+}
+
+func clusterClient(addrs []string) *redis.ClusterClient {
+	return redis.NewClusterClient(&redis.ClusterOptions{Addrs: addrs, ContextTimeoutEnabled: true, MaxRetries: -1})
+}
+
 // work is a process of the fleet: it calls by several goroutines and prints
 // what came of it.
 func work(encoded string) error {
@@ -25,7 +39,7 @@ func work(encoded string) error {
 	if err := json.Unmarshal([]byte(encoded), &job); err != nil {
 		return err
 	}
-	client, err := redisquota.NewClient(job.URL)
+	client, err := clientOf(job)
 	if err != nil {
 		return err
 	}
@@ -57,19 +71,33 @@ func work(encoded string) error {
 		calls []fleetCall
 		fail  error
 		group sync.WaitGroup
+
+		began           = time.Now()
+		refused         atomic.Int64 // when the last call was refused, since began
+		refusals, spent atomic.Bool  // whether calls have been refused, and made from a block
 	)
+	enough := func(made int) bool {
+		now := time.Now()
+		if now.Before(job.Until) || made < job.Calls/4 {
+			return false
+		}
+		return refusals.Load() && (spent.Load() || !job.Leased) || now.After(job.Until.Add(time.Minute))
+	}
 	for i := range 4 {
 		group.Go(func() {
 			random := rand.New(rand.NewPCG(uint64(job.Seed), uint64(i)))
 			pause := time.NewTicker(time.Millisecond)
 			defer pause.Stop()
-			for n := 0; time.Now().Before(job.Until) || n < job.Calls/4; n++ {
+			for n := 0; !enough(n); n++ {
 				r := metering.Request{
 					Tenant: id, Units: 1 + random.Int64N(3), ID: "fleet",
 					Bounds: []metering.Bound{
 						{Limit: metering.Per(job.Window, job.Limit)},
 						{Limit: metering.Per(job.Window, 2*job.Limit), Attempts: true},
 					},
+				}
+				if time.Since(began)-time.Duration(refused.Load()) > job.Window/3 {
+					r.Units = job.Limit / 16 // a busy machine would never get to the limit by small steps
 				}
 				d, err := limiter.Take(ctx, r)
 				c := fleetCall{At: d.Time.UnixMilli(), Asked: r.Units, Units: d.Units, Source: d.Source, Refused: !d.Allowed}
@@ -87,7 +115,12 @@ func work(encoded string) error {
 				if err != nil {
 					return
 				}
+				if d.Source == metering.SourceLease {
+					spent.Store(true)
+				}
 				if !d.Allowed {
+					refusals.Store(true)
+					refused.Store(int64(time.Since(began)))
 					<-pause.C // an agent that comes back too soon, but not in a tight loop
 				}
 			}
