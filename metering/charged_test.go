@@ -163,7 +163,8 @@ func TestAddUnits(t *testing.T) {
 // Units that are given back after the end of a period or of a window are taken from
 // where they were taken, and the event stays where the call was decided.
 //
-// Mutation seen here: with the period of the settlement, the new one loses units.
+// Mutations seen here: the bounds of the moment of the settlement, so that the new
+// period loses units; its time, so that the new window does; and the event at its time.
 func TestGivenBackAfterTheEnd(t *testing.T) {
 	t.Parallel()
 	for name, end := range map[string]time.Duration{"of the month": 20 * 24 * time.Hour, "of the window": 61 * time.Minute} {
