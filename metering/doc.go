@@ -6,7 +6,7 @@
 //	})
 //	server.AddReceivingMiddleware(mcptenant.Middleware(nil), meter.Middleware())
 //	mcp.AddTool(server, &mcp.Tool{Name: "search"}, metering.WithMetering(meter, "search", search))
-//	go meter.Run(ctx)
+//	group.Go(func() error { return meter.Run(ctx) }) // an errgroup that ends with the server
 //
 // A call goes through three steps. Reserve: the price of the tool is taken from
 // every limit of the tenant's plan at once, by one question to the [Limiter], or
@@ -29,7 +29,7 @@
 // [Options.Journal] they are noted, and so are units that could not be given back;
 // Run tells the limiter of them when it is there again, and limits and events agree.
 // With [Options.Ledger] the counter of a period that the limiter has lost is filled
-// again.
+// again. Its windows begin anew: see the design for why.
 //
 // # When the sink fails
 //

@@ -4,11 +4,16 @@ import (
 	"context"
 	"fmt"
 	"log"
+	"os"
+	"sync"
+	"time"
 
+	"github.com/alicebob/miniredis/v2"
 	"github.com/modelcontextprotocol/go-sdk/mcp"
 
 	"github.com/mcpsaas/mcpsaas/metering"
 	"github.com/mcpsaas/mcpsaas/metering/meteringtest"
+	"github.com/mcpsaas/mcpsaas/metering/redisquota"
 	"github.com/mcpsaas/mcpsaas/metering/usage"
 	"github.com/mcpsaas/mcpsaas/tenancy/tenant"
 )
@@ -85,6 +90,102 @@ func ExampleUnitsOf() {
 	})
 	fmt.Println(units, err)
 	// Output: 3 <nil>
+}
+
+// A tool that learns what a call costs while it works.
+func ExampleAddUnits() {
+	type crawlInput struct {
+		Pages int64 `json:"pages"`
+	}
+	crawl := func(ctx context.Context, _ *mcp.CallToolRequest, in crawlInput) (*mcp.CallToolResult, any, error) {
+		for range in.Pages {
+			if err := metering.AddUnits(ctx, 2); err != nil { // beside the unit that every call costs
+				return nil, nil, err
+			}
+		}
+		return nil, nil, nil
+	}
+	sink := usage.SinkFunc(func(_ context.Context, e usage.Event) error {
+		fmt.Println("recorded:", e.Tool, e.Units)
+		return nil
+	})
+	meter, err := metering.New(metering.NewMemory(nil), sink, &metering.Options{
+		Tools: map[string]metering.Tool{"crawl": {Units: 1}},
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	ctx := tenant.NewContext(context.Background(), tenant.Tenant{ID: tenant.NewID(), Plan: tenant.Free})
+	handler := metering.WithMetering(meter, "crawl", crawl) // a server calls it
+	if _, _, err := handler(ctx, &mcp.CallToolRequest{Params: &mcp.CallToolParamsRaw{Name: "crawl"}}, crawlInput{Pages: 3}); err != nil {
+		log.Fatal(err)
+	}
+	// Output: recorded: crawl 7
+}
+
+// Calls that are let through while Redis is away are counted when it is back.
+func ExampleOptions_journal() {
+	server, err := miniredis.Run() // in production: Redis
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer server.Close()
+	client, err := redisquota.NewClient("redis://" + server.Addr())
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer client.Close()
+	limiter, err := redisquota.New(client, nil)
+	if err != nil {
+		log.Fatal(err)
+	}
+	dir, err := os.MkdirTemp("", "journal") // in production: a directory that survives the process
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer os.RemoveAll(dir)
+	journal, err := usage.OpenSpool(dir, nil)
+	if err != nil {
+		log.Fatal(err)
+	}
+	meter, err := metering.New(limiter, &meteringtest.Sink{}, &metering.Options{
+		Tools:   map[string]metering.Tool{"report": {Units: 20}},
+		Plans:   map[tenant.Plan]metering.Plan{"pro": {Limits: []metering.Limit{metering.PerHour(1_000)}, OnOutage: metering.Allow}},
+		Journal: journal,
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(tenant.NewContext(context.Background(), tenant.Tenant{ID: tenant.NewID(), Plan: "pro"}))
+	var running sync.WaitGroup
+	running.Go(func() { meter.Run(ctx) })
+
+	handler := metering.WithMetering(meter, "report", report)
+	call := func() {
+		if _, _, err := handler(ctx, &mcp.CallToolRequest{Params: &mcp.CallToolParamsRaw{Name: "report"}}, reportInput{}); err != nil {
+			log.Fatal(err)
+		}
+	}
+	call()
+	server.Close()
+	call() // Redis is gone
+	if err := server.Restart(); err != nil {
+		log.Fatal(err)
+	}
+	var used int64
+	for tick := time.Tick(10 * time.Millisecond); used != 40; <-tick {
+		if limits, err := meter.Remaining(ctx); err == nil {
+			used = limits[0].Units - limits[0].Remaining
+		}
+	}
+	fmt.Println("used:", used)
+
+	stop()
+	running.Wait()
+	if err := journal.Close(); err != nil {
+		log.Fatal(err)
+	}
+	// Output: used: 40
 }
 
 func ExamplePlan_With() {
