@@ -15,6 +15,10 @@
 // source and id, which OpenMeter counts once for 32 days; after that the worker
 // reads the meter's total back, if [Options].Meters says where.
 //
+// A request has one event. OpenMeter takes many in one, too
+// (application/cloudevents-batch+json), but answers for all of them: it goes
+// through them until one fails, so that a refusal proves nothing of any.
+//
 // A target is of provider [Provider] and mode [billing.ModeMeter], with the
 // type of its events in Meter and the meter's slug in MeterID. [billing.Route]
 // makes targets out of those of Stripe's subscriptions:

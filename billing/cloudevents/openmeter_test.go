@@ -13,11 +13,13 @@ import (
 )
 
 // openMeter stands in for OpenMeter: it counts an event once for 32 days by its
-// source and id, takes it at once and shows it in totals later, and tells the sum
-// of whole minutes.
+// source and id, takes it at once and shows it in totals later, tells the sum
+// of whole minutes, and bills no event of a period that ended an hour ago.
 type openMeter struct {
 	*httptest.Server
 	now func() time.Time
+	lag time.Duration
+	end time.Time // of the billing period; zero: it doesn't end
 
 	mu     sync.Mutex
 	faults []billingtest.Fault
@@ -32,17 +34,18 @@ type stored struct {
 	Time          time.Time
 	Units         int64
 	taken         time.Time
+	lost          bool // it came too late for its invoice
 }
 
 const (
 	token      = "om_secret"
-	lag        = 10 * time.Minute
+	collects   = time.Hour
 	remembered = 32 * 24 * time.Hour
 )
 
 func newOpenMeter(t *testing.T, now func() time.Time) *openMeter {
 	t.Helper()
-	o := &openMeter{now: now, seen: make(map[string]time.Time)}
+	o := &openMeter{now: now, lag: 10 * time.Minute, seen: make(map[string]time.Time)}
 	mux := http.NewServeMux()
 	mux.HandleFunc("POST /api/v1/events", o.ingest)
 	mux.HandleFunc("GET /api/v1/meters/{meter}/query", o.query)
@@ -111,7 +114,8 @@ func (o *openMeter) ingest(w http.ResponseWriter, r *http.Request) {
 	key := e.Source + " " + e.ID
 	if at, ok := o.seen[key]; !ok || now.Sub(at) >= remembered {
 		o.seen[key] = now
-		o.events = append(o.events, stored{e.Subject, e.Type, e.Time, e.Data.Units, now})
+		o.events = append(o.events, stored{e.Subject, e.Type, e.Time, e.Data.Units, now,
+			e.Time.Before(o.end) && !now.Before(o.end.Add(collects))})
 	}
 	switch fault {
 	case billingtest.DropAfter:
@@ -147,7 +151,7 @@ func (o *openMeter) query(w http.ResponseWriter, r *http.Request) {
 	rows := []map[string]any{}
 	var sum int64
 	for _, e := range o.events {
-		if e.Subject == q.Get("subject") && e.Type == "calls" && !e.Time.Before(from) && e.Time.Before(to) && o.now().Sub(e.taken) >= lag {
+		if e.Subject == q.Get("subject") && e.Type == "calls" && !e.Time.Before(from) && e.Time.Before(to) && o.now().Sub(e.taken) >= o.lag {
 			sum += e.Units
 		}
 	}
@@ -163,7 +167,7 @@ func (o *openMeter) billed(customer string, from, to time.Time) (sum int64) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	for _, e := range o.events {
-		if e.Subject == customer && !e.Time.Before(from) && e.Time.Before(to) {
+		if e.Subject == customer && !e.lost && !e.Time.Before(from) && e.Time.Before(to) {
 			sum += e.Units
 		}
 	}
