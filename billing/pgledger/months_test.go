@@ -25,7 +25,7 @@ func (b *bench) keep(t *testing.T, retention time.Duration, settled func() bool)
 	ctx, stop := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- l.Run(ctx) }()
-	require.Eventually(t, settled, 20*time.Second, 5*time.Millisecond)
+	require.Eventually(t, settled, time.Minute, 5*time.Millisecond)
 	stop()
 	require.NoError(t, <-done)
 }
@@ -193,13 +193,13 @@ func TestMonthsWhileAppending(t *testing.T) {
 			var did string
 			err := owner.QueryRow(t.Context(), `select mcpsaas.usage_make_month($1)`, at).Scan(&did)
 			return err == nil && did == "made"
-		}, 20*time.Second, time.Millisecond)
+		}, time.Minute, time.Millisecond)
 		require.Eventually(t, func() bool {
 			var did string
 			err := owner.QueryRow(t.Context(), `select mcpsaas.usage_drop_month($1, $2)`,
 				"usage_events_"+at.Format("2006_01"), at.AddDate(0, 2, 0)).Scan(&did)
 			return err == nil && did == "dropped"
-		}, 20*time.Second, time.Millisecond)
+		}, time.Minute, time.Millisecond)
 	}
 	close(stop)
 	appending.Wait()

@@ -97,7 +97,7 @@ func TestWebhooksSurviveARestart(t *testing.T) {
 	again := newServer(t, &stripetest.Options{Now: time.Now, StateFile: path, WebhookURL: h.URL})
 	require.Equal(t, s.WebhookSecret, again.WebhookSecret)
 	again.ReleaseWebhooks()
-	require.Eventually(t, func() bool { return len(h.types()) == 1 }, 10*time.Second, 5*time.Millisecond)
+	require.Eventually(t, func() bool { return len(h.types()) == 1 }, time.Minute, 5*time.Millisecond)
 	require.NoError(t, h.bad)
 	info, err := os.Stat(path)
 	require.NoError(t, err)

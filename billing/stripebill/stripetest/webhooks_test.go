@@ -76,7 +76,7 @@ func TestWebhooksAreRetried(t *testing.T) {
 	h := newHook(t, s, 2)
 	s.SetWebhookURL(h.URL)
 	create(t, s, "/v1/customers", nil)
-	require.Eventually(t, func() bool { return len(s.Undelivered()) == 0 }, 10*time.Second, 5*time.Millisecond)
+	require.Eventually(t, func() bool { return len(s.Undelivered()) == 0 }, time.Minute, 5*time.Millisecond)
 	require.Equal(t, []string{"customer.created"}, h.types())
 	require.NoError(t, h.bad)
 }
@@ -95,7 +95,7 @@ func TestUndeliveredEvents(t *testing.T) {
 	require.Equal(t, 1, undelivered())
 	require.Empty(t, h.types())
 	s.ReleaseWebhooks()
-	require.Eventually(t, func() bool { return undelivered() == 0 }, 10*time.Second, 5*time.Millisecond)
+	require.Eventually(t, func() bool { return undelivered() == 0 }, time.Minute, 5*time.Millisecond)
 	require.Equal(t, []string{"customer.created"}, h.types())
 }
 
@@ -149,7 +149,7 @@ func TestDisturbedWebhooks(t *testing.T) {
 	product := create(t, s, "/v1/products", url.Values{"name": {"Pro"}})
 	create(t, s, "/v1/prices", url.Values{"product": {product}, "currency": {"usd"}, "unit_amount": {"1"}, "recurring[interval]": {"month"}})
 	s.ReleaseWebhooks()
-	require.Eventually(t, func() bool { return len(s.Undelivered()) == 0 }, 10*time.Second, 5*time.Millisecond)
+	require.Eventually(t, func() bool { return len(s.Undelivered()) == 0 }, time.Minute, 5*time.Millisecond)
 	require.Equal(t, []string{"billing.meter.created", "customer.created", "price.created", "price.created"}, h.types())
 
 	undelivered := func() []any {
@@ -166,7 +166,7 @@ func TestDisturbedWebhooks(t *testing.T) {
 
 	// Without a successor, what is late comes by itself.
 	create(t, s, "/v1/customers", nil)
-	require.Eventually(t, func() bool { return len(s.Undelivered()) == 0 }, 10*time.Second, 5*time.Millisecond)
+	require.Eventually(t, func() bool { return len(s.Undelivered()) == 0 }, time.Minute, 5*time.Millisecond)
 	require.Equal(t, "customer.created", h.types()[5])
 }
 
@@ -195,7 +195,7 @@ func TestThinWebhooks(t *testing.T) {
 	h := newHook(t, s, 0)
 	s.SetWebhookURL(h.URL)
 	id := create(t, s, "/v1/customers", url.Values{"email": {"ada@example.com"}})
-	require.Eventually(t, func() bool { return len(s.Undelivered()) == 0 }, 10*time.Second, 5*time.Millisecond)
+	require.Eventually(t, func() bool { return len(s.Undelivered()) == 0 }, time.Minute, 5*time.Millisecond)
 	require.NoError(t, h.bad)
 	body, _ := h.latest()
 	require.NotContains(t, string(body), "ada@example.com")
@@ -234,7 +234,7 @@ func TestUnaggregated(t *testing.T) {
 		require.Equal(t, 200, status, "%v", out)
 	}
 	require.EqualValues(t, 3, s.UsageTotal(o.customer, "calls"))
-	require.Eventually(t, func() bool { return len(s.Undelivered()) == 0 }, 10*time.Second, 5*time.Millisecond)
+	require.Eventually(t, func() bool { return len(s.Undelivered()) == 0 }, time.Minute, 5*time.Millisecond)
 	require.NoError(t, h.bad)
 	require.Equal(t, []string{"v1.billing.meter.error_report_triggered"}, h.types())
 	body, _ := h.latest()
@@ -260,7 +260,7 @@ func TestRolledSecret(t *testing.T) {
 	create(t, s, "/v1/customers", nil)
 	event := s.Events()[0].ID
 	// Or what was sent by itself arrives between the two.
-	require.Eventually(t, func() bool { return len(s.Undelivered()) == 0 }, 10*time.Second, 5*time.Millisecond)
+	require.Eventually(t, func() bool { return len(s.Undelivered()) == 0 }, time.Minute, 5*time.Millisecond)
 	deliver := func() (old, rolled error) {
 		_, err := s.Deliver(t.Context(), event)
 		require.NoError(t, err)
