@@ -221,6 +221,10 @@ func TestRedisAway(t *testing.T) {
 
 			outage.end(server)
 			require.Eventually(t, func() bool { return b.meter.Check(t.Context()) == nil }, 20*time.Second, 10*time.Millisecond)
+			require.Eventually(t, func() bool { // what a frozen Redis took late is given back
+				limits, err := b.meter.Remaining(tenant.NewContext(t.Context(), free))
+				return err == nil && limits[0].Remaining >= 60
+			}, 20*time.Second, 10*time.Millisecond)
 			require.Equal(t, 2, calls(free, 2))
 			require.Equal(t, 2, calls(pro, 2))
 			var unmetered int

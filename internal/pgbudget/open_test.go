@@ -89,7 +89,7 @@ func mute(t testing.TB) (address string, accepted *atomic.Int64) {
 // Mutation that it saw: an attempt for each database.
 func TestServerDown(t *testing.T) {
 	t.Parallel()
-	f := newFleet(t, 1, pgbudget.Options{MaxConns: 3, OpenTimeout: 300 * time.Millisecond})
+	f := newFleet(t, 1, pgbudget.Options{MaxConns: 3, OpenTimeout: 2 * time.Second})
 	address, accepted := mute(t)
 	dead := keys(26)[5:]
 	for _, key := range dead {

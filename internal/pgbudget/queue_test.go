@@ -244,7 +244,7 @@ func TestMaxWait(t *testing.T) {
 	f := newFleet(t, 1, pgbudget.Options{MaxWait: time.Millisecond, Verify: func(ctx context.Context, _ string, _ *pgx.Conn) error {
 		<-ctx.Done() // as long as a connection takes to open
 		return ctx.Err()
-	}, OpenTimeout: 100 * time.Millisecond})
+	}, OpenTimeout: 2 * time.Second})
 	_, err := f.Acquire(t.Context(), "a")
 	require.ErrorIs(t, err, pgbudget.ErrExhausted)
 	require.EqualValues(t, 1, f.Stats().Refused)
