@@ -150,14 +150,8 @@ func TestBillingCommands(t *testing.T) {
 // lastInvoice returns the id of the customer's latest invoice.
 func (w *world) lastInvoice(t *testing.T, customer string) string {
 	t.Helper()
-	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, w.stripe.URL+"/v1/invoices?customer="+customer, nil)
-	require.NoError(t, err)
-	req.Header.Set("Authorization", "Bearer "+w.stripe.SecretKey)
-	res, err := http.DefaultClient.Do(req)
-	require.NoError(t, err)
-	defer res.Body.Close()
 	var page struct{ Data []struct{ ID string } }
-	require.NoError(t, json.NewDecoder(res.Body).Decode(&page))
+	w.askStripe(t, http.MethodGet, "/v1/invoices?customer="+customer, "", &page)
 	require.NotEmpty(t, page.Data)
 	return page.Data[0].ID
 }
