@@ -28,9 +28,8 @@ func itemizing(t *testing.T, item func(billing.Target) (billing.Target, bool)) *
 // charged for by itself, of its own period; it is explained with that, at risk of
 // nothing, and taken back or moved on like anything else.
 //
-// Seen failing when the item's batch counts as at risk, when Explain knows only
-// targets with periods, and when an operator's move looks for a period of invoice
-// items.
+// Seen failing when the item's batch counts as at risk, and when Explain knows only
+// targets with periods.
 func TestLateInvoiceItem(t *testing.T) {
 	t.Parallel()
 	for _, mode := range []billing.Mode{billing.ModeMeter, billing.ModeUsageRecord} {
@@ -97,6 +96,8 @@ func TestLateInvoiceItem(t *testing.T) {
 
 // TestInvoiceItemRefused: an item that the provider refuses is for a person, who
 // may have it billed with the present period.
+//
+// Seen failing when the operator's move looks for a period of invoice items.
 func TestInvoiceItemRefused(t *testing.T) {
 	t.Parallel()
 	b := itemizing(t, invoiceItem)

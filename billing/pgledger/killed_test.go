@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
+	"net/http"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -43,6 +45,7 @@ func (r telling) Report(ctx context.Context, d billing.Delivery) (billing.Receip
 }
 
 // TestReplicasKilled: three processes report the usage of tenants in both modes,
+// some with billing thresholds, so that nothing but its key tells a repetition,
 // and each is killed at a random moment, every other time right when it sends,
 // again and again (510 times with SOAK, in the course of 102,000 events). What Stripe has counted is what was
 // produced.
@@ -140,7 +143,8 @@ func TestReplicasKilled(t *testing.T) {
 		b.text(t, `select count(*)::text from mcpsaas.usage_batches where attempt > 1`), interrupted)
 }
 
-// subscribeAt has n tenants pay at Stripe, half of them in each mode.
+// subscribeAt has n tenants pay at Stripe, half of them in each mode, and every
+// other subscription with usage records get billing thresholds.
 func subscribeAt(t *testing.T, ledger *pgledger.Ledger, stripe *stripetest.Server, now func() time.Time, n int) (targets []billing.Target) {
 	t.Helper()
 	client, err := stripebill.New(stripe.SecretKey, &stripebill.Options{APIBase: stripe.URL, Now: now})
@@ -159,6 +163,19 @@ func subscribeAt(t *testing.T, ledger *pgledger.Ledger, stripe *stripetest.Serve
 		})
 		require.NoError(t, err)
 		require.NoError(t, stripe.Pay(open.ID))
+		if i < n/2 && i%2 == 1 {
+			paid, err := client.Checkout(t.Context(), open.ID)
+			require.NoError(t, err)
+			req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, stripe.URL+"/v1/subscriptions/"+paid.Subscription,
+				strings.NewReader("billing_thresholds[amount_gte]=99999999"))
+			require.NoError(t, err)
+			req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+			req.SetBasicAuth(stripe.SecretKey, "")
+			resp, err := http.DefaultClient.Do(req)
+			require.NoError(t, err)
+			require.NoError(t, resp.Body.Close())
+			require.Equal(t, http.StatusOK, resp.StatusCode)
+		}
 		notice := billing.Notice{ID: open.ID, Type: "checkout.session.completed", ObjectID: open.ID, Created: now()}
 		change, err := source.Fetch(t.Context(), notice)
 		require.NoError(t, err)
@@ -166,6 +183,7 @@ func subscribeAt(t *testing.T, ledger *pgledger.Ledger, stripe *stripetest.Serve
 		change, err = ledger.Save(t.Context(), now(), notice, change)
 		require.NoError(t, err)
 		require.Len(t, change.Subscription.Targets, 1)
+		require.Equal(t, i < n/2 && i%2 == 1, change.Subscription.Targets[0].Additive)
 		targets = append(targets, change.Subscription.Targets[0])
 	}
 	return targets
