@@ -25,7 +25,7 @@ type DeadNotice struct {
 }
 
 const deadNoticesSQL = `
-select id, type, object_id, customer, coalesce(tenant_id, '00000000-0000-0000-0000-000000000000'), received_at,
+select id, type, object_id, customer, tenant_id, received_at,
 	coalesce(finished_at, received_at), attempt, reason
 from mcpsaas.billing_notices where state = 'dead'
 order by received_at, id limit $1`

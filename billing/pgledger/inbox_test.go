@@ -186,6 +186,26 @@ func TestInboxFailure(t *testing.T) {
 	require.NoError(t, w.Check(t.Context()))
 }
 
+// TestInboxDeadOfNobody: a notice that was given up before anybody knew whose it is
+// is listed like any other.
+//
+// Mutation seen by it: its tenant read as a UUID of zeros, which no tenant has.
+func TestInboxDeadOfNobody(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	w := b.inbox(t, func(context.Context, billing.Notice) (billing.Change, error) {
+		return billing.Change{}, &billing.PermanentError{Err: errors.New("of nobody")}
+	}, func(context.Context, billing.Change) error { return nil }, nil)
+	_, err := w.Accept(t.Context(), notice("evt_1", "cus_1"))
+	require.NoError(t, err)
+	require.NoError(t, w.Drain(t.Context()))
+	dead, err := b.DeadNotices(t.Context(), 10)
+	require.NoError(t, err)
+	require.Len(t, dead, 1)
+	require.True(t, dead[0].Tenant.IsZero())
+	require.Equal(t, "fetch: of nobody", dead[0].Reason)
+}
+
 // TestInboxCrash: a process that dies with a notice in hand leaves it to
 // another, and if it returns from the dead it is too late.
 func TestInboxCrash(t *testing.T) {

@@ -3,13 +3,16 @@ package main
 import (
 	"encoding/json"
 	"net/http"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/mcpsaas/mcpsaas/billing/pgledger"
 	"github.com/mcpsaas/mcpsaas/onboarding"
 	"github.com/mcpsaas/mcpsaas/tenancy"
 	"github.com/mcpsaas/mcpsaas/tenancy/tenant"
@@ -208,4 +211,65 @@ func TestDemoAgain(t *testing.T) {
 	a, err = post(t.Context(), r.MCPURL, r.tenant(tenant.Pro).APIKey, "", "1", "search_products", map[string]any{})
 	require.NoError(t, err)
 	require.Contains(t, a.text, "suspended")
+}
+
+// TestNoticesCommands: a webhook that can't be applied is given up, listed with the
+// reason, and applied once that is mended and it is replayed.
+func TestNoticesCommands(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	r := w.serve(nil)
+	pro := r.tenant(tenant.Pro)
+	var subscription string
+	require.NoError(t, w.db.QueryRow(t.Context(), `select id from mcpsaas.billing_subscriptions where tenant_id = $1`, pro.ID).Scan(&subscription))
+	name := func(tenantID string) {
+		t.Helper()
+		stripePost(t, w, "/v1/subscriptions/"+subscription, url.Values{"metadata[tenant_id]": {tenantID}})
+	}
+	var dead []pgledger.DeadNotice
+	list := func() int {
+		t.Helper()
+		text, err := w.command("billing", "notices", "-json")
+		require.NoError(t, err)
+		require.NoError(t, json.Unmarshal([]byte(text), &dead), text)
+		return len(dead)
+	}
+	require.Zero(t, list())
+	name("nobody's")
+	eventually(t, "it is given up", func() bool { return list() == 1 })
+	require.Equal(t, "customer.subscription.updated", dead[0].Type)
+	require.Equal(t, subscription, dead[0].ObjectID)
+	require.Contains(t, dead[0].Reason, "invalid")
+	text, err := w.command("billing", "notices")
+	require.NoError(t, err)
+	require.Contains(t, text, dead[0].ID)
+
+	_, err = w.command("billing", "replay", dead[0].ID)
+	require.NoError(t, err)
+	eventually(t, "nothing is mended yet", func() bool { return list() == 1 && dead[0].Attempts == 2 })
+	w.stripe.HoldWebhooks() // it isn't told anew
+	name(pro.ID.String())
+	_, err = w.command("billing", "replay", dead[0].ID)
+	require.NoError(t, err)
+	eventually(t, "it is applied", func() bool {
+		var state string
+		require.NoError(t, w.db.QueryRow(t.Context(), `select state from mcpsaas.billing_notices where id = $1`, dead[0].ID).Scan(&state))
+		return state == "applied"
+	})
+	require.Zero(t, list())
+	_, err = w.command("billing", "replay", "evt_unknown")
+	require.ErrorContains(t, err, "no notice")
+}
+
+// stripePost changes something at Stripe, as a person does there.
+func stripePost(t testing.TB, w *world, path string, form url.Values) {
+	t.Helper()
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, w.stripe.URL+path, strings.NewReader(form.Encode()))
+	require.NoError(t, err)
+	req.Header.Set("Authorization", "Bearer "+w.stripe.SecretKey)
+	req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+	res, err := http.DefaultClient.Do(req)
+	require.NoError(t, err)
+	defer res.Body.Close()
+	require.Equal(t, http.StatusOK, res.StatusCode)
 }

@@ -2,10 +2,10 @@ package main
 
 import (
 	"encoding/json"
-	"fmt"
 	"io"
 	"net/http"
 	"net/url"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -156,18 +156,15 @@ func TestBuyUnits(t *testing.T) {
 // refund pays some of a checkout back, as a person does at Stripe.
 func refund(t testing.TB, w *world, session string, cents int) {
 	t.Helper()
-	ask := func(method, path, form string) (out map[string]any) {
-		req, err := http.NewRequestWithContext(t.Context(), method, w.stripe.URL+path, strings.NewReader(form))
-		require.NoError(t, err)
-		req.Header.Set("Authorization", "Bearer "+w.stripe.SecretKey)
-		req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
-		res, err := http.DefaultClient.Do(req)
-		require.NoError(t, err)
-		defer res.Body.Close()
-		require.NoError(t, json.NewDecoder(res.Body).Decode(&out))
-		require.Equal(t, http.StatusOK, res.StatusCode, "%v", out)
-		return out
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, w.stripe.URL+"/v1/checkout/sessions/"+session, nil)
+	require.NoError(t, err)
+	req.Header.Set("Authorization", "Bearer "+w.stripe.SecretKey)
+	res, err := http.DefaultClient.Do(req)
+	require.NoError(t, err)
+	defer res.Body.Close()
+	var paid struct {
+		Intent string `json:"payment_intent"`
 	}
-	intent := ask(http.MethodGet, "/v1/checkout/sessions/"+session, "")["payment_intent"].(string)
-	ask(http.MethodPost, "/v1/refunds", fmt.Sprintf("payment_intent=%s&amount=%d", intent, cents))
+	require.NoError(t, json.NewDecoder(res.Body).Decode(&paid))
+	stripePost(t, w, "/v1/refunds", url.Values{"payment_intent": {paid.Intent}, "amount": {strconv.Itoa(cents)}})
 }
