@@ -58,11 +58,11 @@ func (p *pair) failOver() {
 		return info["Replication"][field]
 	}
 	require.NoError(t, p.clients[1].Do(ctx, "replicaof", host, port).Err())
-	require.Eventually(t, func() bool { return offset(1, "master_link_status") == "up" }, 30*time.Second, 10*time.Millisecond)
+	require.Eventually(t, func() bool { return offset(1, "master_link_status") == "up" }, time.Minute, 10*time.Millisecond)
 	require.NoError(t, p.clients[0].Do(ctx, "client", "pause", 60_000, "write").Err())
 	require.Eventually(t, func() bool {
 		return offset(0, "master_repl_offset") == offset(1, "slave_repl_offset")
-	}, 30*time.Second, 10*time.Millisecond)
+	}, time.Minute, 10*time.Millisecond)
 	require.NoError(t, p.clients[1].Do(ctx, "replicaof", "no", "one").Err())
 	require.NoError(t, p.clients[1].ScriptFlush(ctx).Err())
 	p.servers[0].Kill()
@@ -128,7 +128,7 @@ func TestRedisInMidLoad(t *testing.T) {
 			more := func(count func() int64, n int64) {
 				t.Helper()
 				before := count()
-				require.Eventually(t, func() bool { return count() >= before+n }, 60*time.Second, time.Millisecond)
+				require.Eventually(t, func() bool { return count() >= before+n }, time.Minute, time.Millisecond)
 			}
 			admitted := func() int64 { s := b.meter.Stats(); return s.Admitted - s.Unmetered }
 			more(admitted, 200)
@@ -140,9 +140,9 @@ func TestRedisInMidLoad(t *testing.T) {
 			more(admitted, 200)
 			endLoad()
 			t.Logf("%d calls, the longest took %v", made.Load(), time.Duration(longest.Load()))
-			require.Less(t, time.Duration(longest.Load()), 5*time.Second)
+			require.Less(t, time.Duration(longest.Load()), 15*time.Second)
 
-			require.Eventually(t, func() bool { return b.meter.Check(t.Context()) == nil && !b.meter.Waits() }, 60*time.Second, time.Millisecond)
+			require.Eventually(t, func() bool { return b.meter.Check(t.Context()) == nil && !b.meter.Waits() }, time.Minute, time.Millisecond)
 			require.Zero(t, b.meter.Stats().Unjournaled)
 			if outage.doubt == 0 {
 				require.Zero(t, b.meter.Stats().InDoubt)

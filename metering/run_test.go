@@ -21,7 +21,7 @@ func run(t testing.TB, m *metering.Meter) (stop func()) {
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error)
 	go func() { ended <- m.Run(ctx) }()
-	require.Eventually(t, m.Lends, 10*time.Second, time.Millisecond)
+	require.Eventually(t, m.Lends, time.Minute, time.Millisecond)
 	stop = sync.OnceFunc(func() {
 		cancel()
 		require.NoError(t, <-ended)

@@ -119,10 +119,10 @@ func TestForgottenMonth(t *testing.T) {
 	}
 	for range 5 {
 		before := b.sink.Units(b.tenant.ID)
-		require.Eventually(t, func() bool { return b.sink.Units(b.tenant.ID) > before+100 }, 30*time.Second, time.Millisecond)
+		require.Eventually(t, func() bool { return b.sink.Units(b.tenant.ID) > before+100 }, time.Minute, time.Millisecond)
 		b.shutDoor(t, g)
 		let := b.meter.Stats().Unmetered
-		require.Eventually(t, func() bool { return b.meter.Stats().Unmetered > let+20 }, 30*time.Second, time.Millisecond)
+		require.Eventually(t, func() bool { return b.meter.Stats().Unmetered > let+20 }, time.Minute, time.Millisecond)
 		forget()
 		b.openDoor(t, g)
 	}
@@ -182,7 +182,7 @@ func TestForgottenMonthOfADeadProcess(t *testing.T) {
 	b.meter = b.monthlyMeter(t, g, ledger)
 	stop := run(t, b.meter)
 	b.call(t, "search", ok)
-	require.Eventually(t, func() bool { return ledger.asked.Load() > 0 }, 30*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return ledger.asked.Load() > 0 }, time.Minute, time.Millisecond)
 	stop()
 	require.Error(t, b.agrees(t, b.tenant))
 

@@ -183,7 +183,7 @@ func (o *oracle) requireBack(by metering.Limiter) {
 			require.LessOrEqual(t, d.Limits[i].Remaining, b.Units-inside, "more left than the window has room for")
 			require.GreaterOrEqual(t, d.Limits[i].Remaining, b.Units-most, "units were released late")
 		}
-	}, 10*time.Second, 2*time.Millisecond)
+	}, time.Minute, 2*time.Millisecond)
 }
 
 // count returns what a bound must and what it may count at a time.

@@ -206,7 +206,7 @@ func TestStreamStoreFails(t *testing.T) {
 	second, _ := newStream(t, server.URL, &opts)
 	store := &meteringtest.Store{}
 	drain(t, second, store)
-	require.Eventually(t, func() bool { return waiting(t, client) == 0 }, 20*time.Second, 5*time.Millisecond)
+	require.Eventually(t, func() bool { return waiting(t, client) == 0 }, time.Minute, 5*time.Millisecond)
 	require.ElementsMatch(t, append(ids, more...), idsOf(store.Events()))
 	require.NoError(t, second.Check(t.Context()))
 }
@@ -240,7 +240,7 @@ func TestStreamTrimsOnlyWhatIsStored(t *testing.T) {
 	second, _ := newStream(t, server.URL, &slow)
 	store := &meteringtest.Store{}
 	stopSecond := drain(t, second, store)
-	require.Eventually(t, func() bool { return store.Len() == 20 }, 20*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return store.Len() == 20 }, time.Minute, time.Millisecond)
 	stopSecond()
 	// The first ten stand at the front and keep the others from being trimmed.
 	require.EqualValues(t, 30, waiting(t, client))
@@ -248,7 +248,7 @@ func TestStreamTrimsOnlyWhatIsStored(t *testing.T) {
 	stop()
 	third, _ := newStream(t, server.URL, &opts)
 	drain(t, third, store)
-	require.Eventually(t, func() bool { return waiting(t, client) == 0 }, 20*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return waiting(t, client) == 0 }, time.Minute, time.Millisecond)
 	require.ElementsMatch(t, ids, idsOf(store.Events()))
 	require.Len(t, held, 10)
 	require.Zero(t, store.Repeated())

@@ -114,7 +114,7 @@ func run(t testing.TB, s *usage.Spool, store usage.Store) (stop func()) {
 // flush waits for Run to have begun, and for it to have stored everything.
 func flush(t testing.TB, s *usage.Spool) {
 	t.Helper()
-	require.Eventually(t, func() bool { return s.Flush(t.Context()) == nil }, 10*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return s.Flush(t.Context()) == nil }, time.Minute, time.Millisecond)
 }
 
 func record(t testing.TB, s *usage.Spool, n int) []usage.Event {
