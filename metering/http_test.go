@@ -185,6 +185,7 @@ func TestNothingDoneNothingCharged(t *testing.T) {
 				t.Parallel()
 				b := newBench(t, nil)
 				server := newServer()
+				h := h
 				if wrapped {
 					h = metering.WithMetering(b.meter, "report", h)
 				}
