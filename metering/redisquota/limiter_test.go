@@ -178,7 +178,7 @@ func TestLeasedLimiterOnMiniredis(t *testing.T) {
 
 func miniredisFixture(t *testing.T) meteringtest.LimiterFixture {
 	_, clock, server, advance := newMiniredis(t)
-	f := askedFixture(four(t, "redis://"+server.Addr()), 4_000)
+	f := askedFixture(four(t, "redis://"+server.Addr()), 2_000)
 	f.Now, f.Advance = clock.Now, advance
 	return f
 }
