@@ -21,7 +21,7 @@ type ReporterOptions struct {
 	// MaxPerSecond bounds the requests of all targets of a mode together.
 	// Negative means no bound. Defaults to four fifths of what Stripe allows
 	// (https://docs.stripe.com/rate-limits): 800 for meters in live mode, 20
-	// otherwise.
+	// otherwise, and 5 for invoice items.
 	MaxPerSecond float64
 }
 
@@ -87,6 +87,7 @@ func (r *Reporter) Caps(t billing.Target) billing.Caps {
 		caps.Overwrite, caps.KeyOnly = !t.Additive, t.Additive
 	case billing.ModeInvoiceItem:
 		caps.KeyOnly = true
+		caps.MaxPerSecond = 5 // of three requests each
 		// Each is listed, and can be deleted until its invoice is final: Stripe
 		// says when.
 		caps.LateGrace, caps.VoidWindow = always, always

@@ -401,6 +401,10 @@ func TestCaps(t *testing.T) {
 	require.True(t, caps.KeyOnly)
 	require.Less(t, caps.DedupeWindow, 24*time.Hour)
 	require.Zero(t, caps.VoidWindow)
+	caps = stripebill.NewReporter(live, nil).Caps(billing.Target{Mode: billing.ModeInvoiceItem})
+	require.True(t, caps.KeyOnly)
+	require.Less(t, caps.DedupeWindow, 24*time.Hour)
+	require.Less(t, 3*caps.MaxPerSecond, 25.0, "what a sandbox takes")
 }
 
 // TestThresholds: a subscription that gets billing thresholds refuses what it
