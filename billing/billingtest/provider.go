@@ -55,7 +55,8 @@ type entry struct {
 	at       time.Time // the usage's own time
 	quantity int64
 	taken    time.Time
-	lost     bool // its invoice was final
+	gone     time.Time // when it was taken back; zero: it was not
+	lost     bool      // its invoice was final
 }
 
 var (
@@ -92,7 +93,7 @@ func (p *Provider) Total(t billing.Target, from, to time.Time) (total int64) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for _, e := range p.entries {
-		if e.target == place(t) && !e.lost && !e.at.Before(from) && e.at.Before(to) {
+		if e.target == place(t) && !e.lost && e.gone.IsZero() && !e.at.Before(from) && e.at.Before(to) {
 			total += e.quantity
 		}
 	}
@@ -248,13 +249,13 @@ func (p *Provider) takeBack(d billing.Delivery) billing.Result {
 			continue
 		}
 		switch {
-		case e.quantity == 0:
+		case !e.gone.IsZero():
 			return billing.AlreadyAccepted
 		case p.mode == billing.ModeMeter && p.now().Sub(e.taken) >= identifierMemory,
 			p.mode == billing.ModeUsageRecord && (d.Target.Additive || !p.now().Before(d.PeriodEnd)):
 			return billing.Rejected
 		}
-		e.quantity = 0
+		e.gone = p.now()
 		return billing.Accepted
 	}
 	return billing.Rejected
@@ -286,7 +287,7 @@ func (p *Provider) Verify(ctx context.Context, d billing.Delivery) (billing.Pres
 	defer p.mu.Unlock()
 	if p.mode == billing.ModeInvoiceItem { // each is listed
 		for _, e := range p.entries {
-			if e.id == d.ID && e.quantity > 0 {
+			if e.id == d.ID && e.gone.IsZero() {
 				return billing.Present, nil
 			}
 		}
@@ -318,10 +319,12 @@ func (p *Provider) Add(t billing.Target, quantity int64, at time.Time) {
 	p.entries = append(p.entries, entry{target: place(t), at: at, quantity: quantity})
 }
 
-// shown is the total of [from, to) as far as it is shown by now.
+// shown is the total of [from, to) as far as it is shown by now: what came, and
+// what went, is as late.
 func (p *Provider) shown(t billing.Target, from, to time.Time) (total int64) {
 	for _, e := range p.entries {
-		if e.target == place(t) && !e.at.Before(from) && e.at.Before(to) && p.now().Sub(e.taken) >= p.lag {
+		there := p.now().Sub(e.taken) >= p.lag && (e.gone.IsZero() || p.now().Sub(e.gone) < p.lag)
+		if there && e.target == place(t) && !e.at.Before(from) && e.at.Before(to) {
 			total += e.quantity
 		}
 	}

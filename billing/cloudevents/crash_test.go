@@ -36,6 +36,9 @@ var template = devtest.Template{
 // worker and a receiver that knows a repetition by source and id for 32 days, over
 // HTTP: what it bills is what was produced. A receiver that tells no totals has
 // none wrong either; what it may have counted, and no longer recognises, is parked.
+//
+// An event with another id at each send is seen by 101 of 364 scenarios with totals,
+// and 106 without.
 func TestCrashMatrix(t *testing.T) {
 	t.Parallel()
 	for name, totals := range map[string]bool{"totals": true, "no totals": false} {

@@ -144,8 +144,8 @@ func TestVoidHalfDone(t *testing.T) {
 // TestVoidBesideDoubt: two batches of one size in one minute, one in doubt and one
 // taken back. The one in doubt is looked up a day later, and is billed once.
 //
-// It does not see the time of a void left out of WindowSent: the provider here
-// shows what it takes back at once.
+// Seen failing with the time of a void left out of WindowSent: the total still had
+// what was taken back, and the one that was lost passed for it.
 func TestVoidBesideDoubt(t *testing.T) {
 	t.Parallel()
 	for name, applied := range map[string]bool{"applied": true, "lost": false} {

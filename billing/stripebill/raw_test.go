@@ -6,7 +6,6 @@ import (
 	"net/http"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/mcpsaas/mcpsaas/billing/stripebill/stripetest"
 	"github.com/stretchr/testify/require"
@@ -41,5 +40,3 @@ func (w world) rawObject(t *testing.T, method, path, form string) map[string]any
 	require.Equal(t, http.StatusOK, resp.StatusCode, "%v", out)
 	return out
 }
-
-func newTimeoutClient(d time.Duration) *http.Client { return &http.Client{Timeout: d} }
