@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/jackc/pgx/v5"
+
 	"github.com/mcpsaas/mcpsaas/tenancy/tenant"
 )
 
@@ -56,7 +58,19 @@ func (l *Ledger) SetCap(ctx context.Context, c Cap) error {
 
 // Cap returns a tenant's cap, or [ErrNotFound].
 func (l *Ledger) Cap(ctx context.Context, id tenant.ID) (Cap, error) {
+	return readCap(ctx, l.pool, id)
+}
+
+// ReadCap is [Ledger.Cap] within a transaction of the control pool: for whoever
+// makes limits of it in the one that changes the tenant's plan.
+func ReadCap(ctx context.Context, tx pgx.Tx, id tenant.ID) (Cap, error) {
+	return readCap(ctx, tx, id)
+}
+
+func readCap(ctx context.Context, db interface {
+	QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
+}, id tenant.ID) (Cap, error) {
 	c := Cap{Tenant: id}
-	err := l.pool.QueryRow(ctx, capSQL, id).Scan(&c.Amount, &c.Soft, &c.Actor, &c.Reason, timeOrZero{&c.SetAt})
+	err := db.QueryRow(ctx, capSQL, id).Scan(&c.Amount, &c.Soft, &c.Actor, &c.Reason, timeOrZero{&c.SetAt})
 	return c, found("cap of tenant", err)
 }

@@ -116,7 +116,7 @@ func (o *office) build(c *config) (err error) {
 	if o.ledger, err = pgledger.New(o.control, &pgledger.Options{Late: late, InvoiceItem: stripebill.InvoiceItem}); err != nil {
 		return err
 	}
-	if o.state, err = pgstate.New(o.control, &pgstate.Options{Place: c.databases.place}); err != nil {
+	if o.state, err = pgstate.New(o.control, &pgstate.Options{Place: c.databases.place, PlanChanged: applyCap}); err != nil {
 		return err
 	}
 	o.provisioner, err = onboarding.New(o.state, onboarding.Steps{}, &onboarding.Options{Logger: o.logger})
@@ -409,10 +409,7 @@ func (a *app) applySubscription(ctx context.Context, c billing.Change) error {
 		a.logger.WarnContext(ctx, "what Stripe says of a tenant is refused", "tenant", c.Tenant, "customer", c.Customer, "err", err)
 		return nil
 	}
-	if err != nil {
-		return err
-	}
-	return a.applyCap(ctx, c.Tenant)
+	return err
 }
 
 // flushUsage carries the tenant's usage from this process to Stripe.

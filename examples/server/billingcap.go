@@ -12,6 +12,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/mcpsaas/mcpsaas/billing/pgledger"
+	"github.com/mcpsaas/mcpsaas/billing/stripebill"
 	"github.com/mcpsaas/mcpsaas/metering"
 	"github.com/mcpsaas/mcpsaas/tenancy"
 	"github.com/mcpsaas/mcpsaas/tenancy/tenant"
@@ -63,70 +64,59 @@ func billingCap(ctx context.Context, env *environment, args []string) error {
 	return withOffice(ctx, env, func(ctx context.Context, o *office) error {
 		stored := false
 		return o.changeLimits(ctx, env, id, "cap "+args[1]+" "+capMode(spend)+" by "+spend.Actor, func(r tenancy.Record) ([]tenant.Limit, error) {
-			limits, err := capped(r, spend)
-			if err != nil {
-				return nil, usagef("%w", err)
+			limits, worth := capped(r, spend)
+			if !worth {
+				return nil, usagef("%s is less than a unit costs", money(spend.Amount))
 			}
 			// Before the limit, so that a change of plan beside this one finds it.
 			if !stored {
 				stored = true
-				err = o.ledger.SetCap(ctx, spend)
+				return limits, o.ledger.SetCap(ctx, spend)
 			}
-			return limits, err
+			return limits, nil
 		})
 	})
 }
 
-// capped returns the limits of a tenant with its cap among them. A plan whose
-// units cost nothing needs none.
-func capped(r tenancy.Record, spend pgledger.Cap) ([]tenant.Limit, error) {
-	limits := without(r.Limits, spendLimit)
-	if spend.Amount == 0 {
-		return limits, nil
+// capped returns the limits of a tenant with its cap among them, and whether that
+// is worth a unit; there is no limit of nothing, so that one is let through if not.
+// A plan whose units cost nothing needs none.
+func capped(r tenancy.Record, spend pgledger.Cap) (limits []tenant.Limit, worth bool) {
+	limits = without(r.Limits, spendLimit)
+	i := slices.IndexFunc(catalog().Plans, func(p stripebill.CatalogPlan) bool { return p.Plan == r.Plan })
+	if spend.Amount == 0 || i < 0 {
+		return limits, true
 	}
-	for _, p := range catalog().Plans {
-		if p.Plan != r.Plan {
-			continue
-		}
-		units, ok := p.Units(spend.Amount)
-		switch {
-		case !ok:
-			return limits, nil
-		case units == 0:
-			return nil, fmt.Errorf("%s is less than a unit costs", money(spend.Amount))
-		}
-		return append(limits, tenant.Limit{
-			Name: spendLimit, Units: min(units, metering.MaxUnits), Per: string(metering.BillingPeriod), Mode: capMode(spend),
-		}), nil
+	units, priced := catalog().Plans[i].Units(spend.Amount)
+	if !priced {
+		return limits, true
 	}
-	return limits, nil
+	return append(limits, tenant.Limit{
+		Name: spendLimit, Units: max(1, min(units, metering.MaxUnits)), Per: string(metering.BillingPeriod), Mode: capMode(spend),
+	}), units > 0
 }
 
-// applyCap makes the limit of a tenant's cap anew: its plan may have changed, and
-// with it the price of a unit.
-func (o *office) applyCap(ctx context.Context, id tenant.ID) error {
-	spend, err := o.ledger.Cap(ctx, id)
+// applyCap makes the limit of a tenant's cap anew, in the transaction that changes
+// its plan, and with it the price of a unit: no call sees the one without the other.
+func applyCap(ctx context.Context, tx pgx.Tx, id tenant.ID) error {
+	r, err := tenancy.LockTenant(ctx, tx, id)
+	if err != nil || r.Status.Gone() {
+		return err
+	}
+	// Who sets a cap at this moment holds the tenant's row until it is stored.
+	spend, err := pgledger.ReadCap(ctx, tx, id)
 	if errors.Is(err, pgledger.ErrNotFound) {
 		return nil
 	}
 	if err != nil {
 		return err
 	}
-	return pgx.BeginFunc(ctx, o.control, func(tx pgx.Tx) error {
-		r, err := tenancy.LockTenant(ctx, tx, id)
-		if errors.Is(err, tenancy.ErrUnknownTenant) || err == nil && r.Status.Gone() {
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-		limits, err := capped(r, spend)
-		if err != nil || slices.Equal(limits, r.Limits) {
-			return err
-		}
-		_, err = tenancy.SetLimits(ctx, tx, id, limits)
-		return err
-	})
+	limits, _ := capped(r, spend)
+	if slices.Equal(limits, r.Limits) {
+		return nil
+	}
+	_, err = tenancy.SetLimits(ctx, tx, id, limits)
+	return err
 }
 
 func capMode(c pgledger.Cap) string {

@@ -16,7 +16,9 @@ import (
 // TestCapOnSpending: what a tenant may spend becomes units at the price of its
 // plan; the calls that would cost more are refused, or not if the cap is soft, the
 // tenant is told at 50, 80 and 100 percent, and another plan makes other units of
-// it.
+// it, at once.
+//
+// Mutation that it saw: the limit made anew after the plan was changed.
 func TestCapOnSpending(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
@@ -124,8 +126,23 @@ func TestCapOnSpending(t *testing.T) {
 		form.Set(item+"[id]", it.ID)
 		form.Set(item+"[price]", found.Data[0].ID)
 	}
+	super := w.superPool(t)
+	_, err := super.Exec(t.Context(), `
+		create table seen (plan text, units bigint);
+		create function see() returns trigger language plpgsql security definer as $$ begin
+			insert into public.seen select plan, (select (l ->> 'units')::bigint from jsonb_array_elements(limits::jsonb) l where l ->> 'name' = 'spend')
+			from mcpsaas.tenants where id = new.id;
+			return null;
+		end $$;
+		create constraint trigger see after update on mcpsaas.tenants deferrable initially deferred for each row execute function see()`)
+	require.NoError(t, err)
 	stripe(http.MethodPost, "/v1/subscriptions/"+subscription, form, &sub)
 	eventually(t, "the cap is twice as many units", func() bool { units, _ := spend(); return units == 40 })
+	var seen int
+	require.NoError(t, super.QueryRow(t.Context(), `select count(*) from seen where plan = 'enterprise' and units = 40`).Scan(&seen))
+	require.Positive(t, seen)
+	require.NoError(t, super.QueryRow(t.Context(), `select count(*) from seen where plan = 'enterprise' and units <> 40`).Scan(&seen))
+	require.Zero(t, seen, "no replica ever sees the plan without its cap")
 
 	var preview stripebill.Preview
 	command(&preview, "billing", "preview", id)

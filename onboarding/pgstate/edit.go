@@ -99,6 +99,11 @@ func (s *Store) edit(ctx context.Context, tx pgx.Tx, id tenant.ID, create bool, 
 		if _, err := tenancy.PutTenant(ctx, tx, entry); err != nil {
 			return old, err
 		}
+		if s.planChanged != nil && old.SpecVersion != 0 && old.Spec.Plan != r.Spec.Plan {
+			if err := s.planChanged(ctx, tx, id); err != nil {
+				return old, fmt.Errorf("follow the change of plan: %w", err)
+			}
+		}
 	}
 	for _, e := range entries {
 		if _, err := tx.Exec(ctx, auditSQL, clock, id, e.Actor, e.Action, e.Reason, e.From, e.To); err != nil {

@@ -1,6 +1,8 @@
 package pgstate_test
 
 import (
+	"context"
+	"errors"
 	"sync/atomic"
 	"testing"
 
@@ -58,4 +60,47 @@ func TestPlace(t *testing.T) {
 		}
 		require.Equal(t, before+1, asked.Load())
 	}
+}
+
+// TestPlanChanged: what follows from a plan is written with it, or the plan stays; a
+// new tenant and a repetition change nothing.
+//
+// Mutations seen: PlanChanged called for a new tenant, and its error ignored.
+func TestPlanChanged(t *testing.T) {
+	t.Parallel()
+	w := setup(t)
+	ctx := t.Context()
+	var changed []tenant.ID
+	var fail error
+	store, err := pgstate.New(w.control, &pgstate.Options{PlanChanged: func(ctx context.Context, tx pgx.Tx, id tenant.ID) error {
+		changed = append(changed, id)
+		if _, err := tenancy.SetLimits(ctx, tx, id, []tenant.Limit{{Name: "spend", Units: 7, Per: "billing", Mode: "hard"}}); err != nil {
+			return err
+		}
+		return fail
+	}})
+	require.NoError(t, err)
+	p := w.provisioner(store, nil)
+	id := tenant.NewID()
+	read := func() (r tenancy.Record) {
+		t.Helper()
+		require.NoError(t, pgx.BeginFunc(ctx, w.control, func(tx pgx.Tx) (err error) {
+			r, err = tenancy.LockTenant(ctx, tx, id)
+			return err
+		}))
+		return r
+	}
+	for range 2 {
+		require.NoError(t, p.Provision(ctx, onboarding.Request{Tenant: id, Plan: tenant.Starter}))
+	}
+	require.Empty(t, changed)
+	fail = errors.New("no cap today")
+	require.ErrorIs(t, p.Provision(ctx, onboarding.Request{Tenant: id, Plan: tenant.Pro}), fail)
+	require.Equal(t, tenant.Starter, read().Plan)
+	require.Empty(t, read().Limits)
+	fail = nil
+	require.NoError(t, p.Provision(ctx, onboarding.Request{Tenant: id, Plan: tenant.Pro}))
+	require.Equal(t, tenant.Pro, read().Plan)
+	require.EqualValues(t, 7, read().Limits[0].Units)
+	require.Equal(t, []tenant.ID{id, id}, changed)
 }

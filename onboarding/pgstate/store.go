@@ -25,6 +25,13 @@ type Options struct {
 	// Defaults to the shared tables.
 	Place func(id tenant.ID, plan tenant.Plan) tenancy.Placement
 
+	// PlanChanged is called in the transaction that gives a tenant another plan,
+	// after it has written and locked the tenant's row, so that what follows from
+	// the plan, such as limits of its own ([tenancy.SetLimits]), is seen with it
+	// and never without. An error keeps the plan as it was.
+	// Defaults to nothing.
+	PlanChanged func(ctx context.Context, tx pgx.Tx, id tenant.ID) error
+
 	// Now is the clock that decides what is due.
 	// Defaults to the database's.
 	Now func() time.Time
@@ -35,6 +42,8 @@ type Store struct {
 	pool  *pgxpool.Pool
 	place func(tenant.ID, tenant.Plan) tenancy.Placement
 	now   func() time.Time
+
+	planChanged func(context.Context, pgx.Tx, tenant.ID) error
 }
 
 var _ onboarding.State = (*Store)(nil)
@@ -47,7 +56,7 @@ func New(pool *pgxpool.Pool, opts *Options) (*Store, error) {
 	}
 	s := &Store{pool: pool}
 	if opts != nil {
-		s.place, s.now = opts.Place, opts.Now
+		s.place, s.now, s.planChanged = opts.Place, opts.Now, opts.PlanChanged
 	}
 	if s.place == nil {
 		s.place = func(tenant.ID, tenant.Plan) tenancy.Placement { return tenancy.Placement{} }
