@@ -182,7 +182,7 @@ func (b *bench) requireAgreement(t testing.TB, tenants ...tenant.Tenant) {
 	t.Helper()
 	for _, who := range tenants {
 		var err error
-		for deadline := time.Now().Add(30 * time.Second); ; {
+		for deadline := time.Now().Add(time.Minute); ; {
 			if err = b.agrees(t, who); err == nil || time.Now().After(deadline) {
 				break
 			}

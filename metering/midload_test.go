@@ -152,7 +152,7 @@ func TestRedisInMidLoad(t *testing.T) {
 			for _, who := range tenants {
 				var counted, events int64
 				if !func() bool {
-					for deadline := time.Now().Add(30 * time.Second); time.Now().Before(deadline); <-time.After(10 * time.Millisecond) {
+					for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); <-time.After(10 * time.Millisecond) {
 						limits, err := b.meter.Remaining(tenant.NewContext(t.Context(), who))
 						if err != nil {
 							continue
