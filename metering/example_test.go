@@ -152,6 +152,7 @@ func ExampleOptions_journal() {
 		Tools:   map[string]metering.Tool{"report": {Units: 20}},
 		Plans:   map[tenant.Plan]metering.Plan{"pro": {Limits: []metering.Limit{metering.PerHour(1_000)}, OnOutage: metering.Allow}},
 		Journal: journal,
+		Budget:  10 * time.Second, // a machine that is busy is no outage here; in production the default
 	})
 	if err != nil {
 		log.Fatal(err)
@@ -173,7 +174,7 @@ func ExampleOptions_journal() {
 		log.Fatal(err)
 	}
 	var used int64
-	for tick := time.Tick(10 * time.Millisecond); used != 40; <-tick {
+	for tick := time.Tick(10 * time.Millisecond); used < 40; <-tick {
 		if limits, err := meter.Remaining(ctx); err == nil {
 			used = limits[0].Units - limits[0].Remaining
 		}
