@@ -59,7 +59,7 @@ func (e *Emulator) nextDue() (do func(at int64), at int64) {
 		case o.Status == "incomplete":
 			consider(o.Customer, o.Created+giveUpAfter, func(at int64) { e.giveUp(o, at) })
 		case !o.ended() && o.Status != "paused":
-			consider(o.Customer, o.PeriodEnd, func(at int64) { e.turn(o, at) })
+			consider(o.Customer, o.nextEnd(), func(at int64) { e.turn(o, at, "subscription_cycle") })
 		}
 		if o.Status == "trialing" && !o.Warned {
 			consider(o.Customer, max(o.TrialEnd-warnBefore, o.Created), func(int64) { e.warn(o) })
@@ -85,8 +85,8 @@ func (e *Emulator) nextDue() (do func(at int64), at int64) {
 // the period that begins and the usage of the one that ends; it is a draft for
 // an hour or more, in which meters go on counting for it and usage records
 // don't.
-func (e *Emulator) turn(o *subscription, at int64) {
-	if o.Status == "trialing" && o.TrialWithout != "" && !o.CancelAtPeriodEnd {
+func (e *Emulator) turn(o *subscription, at int64, reason string) {
+	if o.Status == "trialing" && o.TrialWithout != "" && !o.leaves(at) {
 		if o.TrialWithout == "pause" {
 			o.Status = "paused"
 			e.emitSubscription("paused", o)
@@ -97,12 +97,12 @@ func (e *Emulator) turn(o *subscription, at int64) {
 		return
 	}
 	start := o.PeriodStart
-	inv := e.addInvoice(o, "subscription_cycle", at)
+	inv := e.addInvoice(o, reason, at)
 	if o.Status != "unpaid" { // the invoices of that status stay drafts
 		inv.FinalizeAt = at + finalizeAfter
 	}
 	e.close(o, inv, start, at)
-	if o.CancelAtPeriodEnd {
+	if o.leaves(at) {
 		o.Status, o.EndedAt = "canceled", at
 		e.announce(inv, at)
 		e.emitSubscription("deleted", o)
@@ -165,7 +165,9 @@ func (e *Emulator) close(o *subscription, inv *invoice, start, end int64) {
 			continue
 		}
 		it.Closed = append(it.Closed, closedPeriod{Start: start, End: end, Invoice: inv.ID})
-		inv.Lines = append(inv.Lines, line{ID: newID("il_"), Price: p.ID, Item: it.ID, Meter: p.Meter, Quantity: it.recorded(start, end), Start: start, End: end})
+		inv.Lines = append(inv.Lines, line{ID: newID("il_"), Price: p.ID, Item: it.ID, Meter: p.Meter, Less: it.Invoiced,
+			Quantity: it.recorded(start, end) - it.Invoiced, Start: start, End: end})
+		it.Invoiced = 0
 	}
 }
 

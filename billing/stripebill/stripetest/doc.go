@@ -53,7 +53,9 @@
 // are billing thresholds. A draft invoice takes a meter's usage until it is
 // finalised: an hour after the endpoint has taken invoice.created, three days
 // if it never does. [Options.RateLimits] and [Options.Dunning] are the
-// account's. Test clocks move their customers alone, two intervals at once.
+// account's. Usage that reaches a billing threshold is invoiced at once, not on
+// trial nor a day before the period ends. Test clocks move their customers alone,
+// two intervals at once.
 //
 // # Making things go wrong
 //
@@ -67,8 +69,8 @@
 // the clock over the ends of periods and of memories.
 // [Emulator.SetSummaryLag] delays totals. [Emulator.Decline] makes cards fail.
 //
-// What it leaves out: tax, discounts, tiers, pre-aggregated meters, invoices at
-// thresholds, refunds of invoices, cards, Connect, and everything that isn't about
+// What it leaves out: tax, discounts, tiers, pre-aggregated meters, refunds of
+// invoices, cards, Connect, and everything that isn't about
 // subscriptions. It is no proof that Stripe does the same; it is built from
 // Stripe's documentation.
 package stripetest

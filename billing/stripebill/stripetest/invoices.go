@@ -35,6 +35,7 @@ type line struct {
 	Description string            `json:"description,omitempty"`
 	Metadata    map[string]string `json:"metadata,omitempty"` // of the invoice item
 	Meter       string            `json:"meter,omitempty"`    // the quantity is this meter's until the invoice is final
+	Less        int64             `json:"less,omitempty"`     // that earlier invoices of the period have
 	Proration   bool              `json:"proration,omitempty"`
 	Quantity    int64             `json:"quantity"`
 	Amount      int64             `json:"amount"`
@@ -72,7 +73,7 @@ func (e *Emulator) measure(inv *invoice) {
 			continue
 		}
 		if l.Meter != "" {
-			l.Quantity = e.metered(l.Meter, inv.Customer, l.Start, l.End)
+			l.Quantity = e.metered(l.Meter, inv.Customer, l.Start, l.End) - l.Less
 		}
 		l.Amount = p.cost(l.Quantity)
 	}

@@ -203,6 +203,7 @@ func createMeterEvent(c *call) (any, error) {
 		c.reportError(m, identifier)
 	} else {
 		c.count(o, value)
+		c.reach(who.ID)
 	}
 	return object{
 		"object": "billing.meter_event", "event_name": m.EventName, "identifier": identifier,

@@ -56,10 +56,10 @@ func (e *Emulator) routes() {
 		{"GET /v1/billing_portal/configurations/{id}", "", getPortalConfig},
 		{"POST /v1/billing_portal/configurations/{id}", "active features business_profile default_return_url metadata", updatePortalConfig},
 
-		{"POST /v1/subscriptions", "customer items metadata cancel_at_period_end trial_period_days trial_end trial_settings default_payment_method billing_thresholds proration_behavior payment_behavior description", createSubscription},
+		{"POST /v1/subscriptions", "customer items metadata cancel_at cancel_at_period_end trial_period_days trial_end trial_settings default_payment_method billing_thresholds proration_behavior payment_behavior description", createSubscription},
 		{"GET /v1/subscriptions", page + "customer status price created test_clock", listSubscriptions},
 		{"GET /v1/subscriptions/{id}", "", getSubscription},
-		{"POST /v1/subscriptions/{id}", "items metadata cancel_at_period_end pause_collection trial_end billing_thresholds proration_behavior payment_behavior description", updateSubscription},
+		{"POST /v1/subscriptions/{id}", "items metadata cancel_at cancel_at_period_end pause_collection trial_end billing_thresholds proration_behavior payment_behavior description", updateSubscription},
 		{"DELETE /v1/subscriptions/{id}", "invoice_now prorate cancellation_details", cancelSubscription},
 		{"POST /v1/subscriptions/{id}/resume", "billing_cycle_anchor proration_behavior", resumeSubscription},
 		{"GET /v1/subscription_items", page + "subscription", listItems},

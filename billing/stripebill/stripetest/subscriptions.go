@@ -19,12 +19,14 @@ type subscription struct {
 	PeriodEnd         int64             `json:"period_end"`
 	TrialEnd          int64             `json:"trial_end,omitempty"`
 	CancelAtPeriodEnd bool              `json:"cancel_at_period_end,omitempty"`
+	CancelAt          int64             `json:"cancel_at,omitempty"`
 	CanceledAt        int64             `json:"canceled_at,omitempty"`
 	EndedAt           int64             `json:"ended_at,omitempty"`
 	PauseBehavior     string            `json:"pause_behavior,omitempty"`
 	TrialWithout      string            `json:"trial_without,omitempty"` // "pause" or "cancel" when no card was given
 	Warned            bool              `json:"warned,omitempty"`        // of the end of the trial
 	AmountThreshold   int64             `json:"amount_threshold,omitempty"`
+	ResetAnchor       bool              `json:"reset_anchor,omitempty"` // at a threshold
 	LatestInvoice     string            `json:"latest_invoice,omitempty"`
 	Items             []*item           `json:"items"`
 }
@@ -40,6 +42,7 @@ type item struct {
 	Closed   []closedPeriod    `json:"closed,omitempty"`  // oldest first
 
 	UsageThreshold int64 `json:"usage_threshold,omitempty"`
+	Invoiced       int64 `json:"invoiced,omitempty"` // usage of the open period, at thresholds
 }
 
 // closedPeriod is a billing period that its invoice has taken in.
@@ -52,6 +55,19 @@ type closedPeriod struct {
 // thresholds reports whether o, or an item of it, has billing thresholds.
 func (o *subscription) thresholds() bool {
 	return o.AmountThreshold > 0 || slices.ContainsFunc(o.Items, func(it *item) bool { return it.UsageThreshold > 0 })
+}
+
+// nextEnd is when the open period ends, or all of it.
+func (o *subscription) nextEnd() int64 {
+	if o.CancelAt > 0 {
+		return min(o.CancelAt, o.PeriodEnd)
+	}
+	return o.PeriodEnd
+}
+
+// leaves reports whether o ends with the period that ends at that time.
+func (o *subscription) leaves(at int64) bool {
+	return o.CancelAtPeriodEnd || o.CancelAt > 0 && o.CancelAt <= at
 }
 
 func (o *subscription) ended() bool {
@@ -69,18 +85,18 @@ func (e *Emulator) subscriptionView(o *subscription, modern bool) any {
 		pause = object{"behavior": o.PauseBehavior, "resumes_at": nil}
 	}
 	if o.AmountThreshold > 0 {
-		thresholds = object{"amount_gte": o.AmountThreshold, "reset_billing_cycle_anchor": false}
+		thresholds = object{"amount_gte": o.AmountThreshold, "reset_billing_cycle_anchor": o.ResetAnchor}
 	}
 	v := object{
 		"id": o.ID, "object": "subscription", "customer": o.Customer, "status": o.Status, "created": o.Created,
 		"start_date": o.Created, "billing_cycle_anchor": o.Anchor, "cancel_at_period_end": o.CancelAtPeriodEnd,
 		"canceled_at": timeOrNull(o.CanceledAt), "ended_at": timeOrNull(o.EndedAt), "trial_end": timeOrNull(o.TrialEnd),
-		"cancel_at": nil, "billing_thresholds": thresholds, "test_clock": e.clockOf(o.Customer),
+		"cancel_at": timeOrNull(o.CancelAt), "billing_thresholds": thresholds, "test_clock": e.clockOf(o.Customer),
 		"pause_collection": pause, "latest_invoice": orNull(o.LatestInvoice), "metadata": metadataOf(o.Metadata),
 		"description": orNull(o.Description), "collection_method": "charge_automatically", "currency": "usd", "livemode": false,
 		"items": listOf("/v1/subscription_items?subscription="+o.ID, items, false),
 	}
-	if o.CancelAtPeriodEnd {
+	if o.CancelAtPeriodEnd && o.CancelAt == 0 {
 		v["cancel_at"] = o.PeriodEnd
 	}
 	if !modern {
@@ -134,7 +150,7 @@ func (e *Emulator) addSubscription(o *subscription, trial time.Duration, at int6
 	e.emitSubscription("created", o)
 	e.emitInvoice("created", inv)
 	e.finalize(inv, at)
-	if e.dueAt = min(e.dueAt, o.PeriodEnd); o.Status != "active" {
+	if e.dueAt = min(e.dueAt, o.nextEnd()); o.Status != "active" {
 		e.dueAt = 0
 	}
 }
@@ -219,6 +235,12 @@ func createSubscription(c *call) (any, error) {
 	if o.AmountThreshold, err = c.p.number("billing_thresholds[amount_gte]", 0); err != nil {
 		return nil, err
 	}
+	if err := c.readCancelAt(o, at.Unix()); err != nil {
+		return nil, err
+	}
+	if o.ResetAnchor, _, err = c.p.boolean("billing_thresholds[reset_billing_cycle_anchor]"); err != nil {
+		return nil, err
+	}
 	// Customers of the emulator have a card, unless the request says what to do
 	// without one and gives none.
 	if !c.p.has("default_payment_method") {
@@ -276,6 +298,10 @@ func updateSubscription(c *call) (any, error) {
 	if err != nil {
 		return nil, err
 	}
+	reset, _, err := c.p.boolean("billing_thresholds[reset_billing_cycle_anchor]")
+	if err != nil {
+		return nil, err
+	}
 	endTrial := c.p.str("trial_end") == "now"
 	if c.p.has("trial_end") && !endTrial {
 		return nil, invalid("trial_end", "The emulator ends trials now, or as they began.")
@@ -285,10 +311,13 @@ func updateSubscription(c *call) (any, error) {
 			return nil, err
 		}
 	}
-	if c.p.has("billing_thresholds") {
-		o.AmountThreshold = threshold
-	}
 	at := c.timeOf(o.Customer).Unix()
+	if err := c.readCancelAt(o, at); err != nil {
+		return nil, err
+	}
+	if c.p.has("billing_thresholds") {
+		o.AmountThreshold, o.ResetAnchor = threshold, reset
+	}
 	if set {
 		o.CancelAtPeriodEnd, o.CanceledAt = cancel, 0
 		if cancel {
@@ -302,11 +331,32 @@ func updateSubscription(c *call) (any, error) {
 	o.Metadata = mergeMetadata(o.Metadata, c.p.object("metadata"))
 	if endTrial && o.Status == "trialing" {
 		o.TrialEnd, o.Anchor, o.PeriodEnd = at, at, at
-		c.turn(o, at) // tells of the update
+		c.turn(o, at, "subscription_cycle") // tells of the update
 	} else {
 		c.emitSubscription("updated", o)
 	}
 	return c.subscriptionView(o, c.modern), nil
+}
+
+// readCancelAt sets the time at which a subscription is to end; empty unsets it.
+func (c *call) readCancelAt(o *subscription, now int64) error {
+	if !c.p.has("cancel_at") {
+		return nil
+	}
+	at, err := c.p.number("cancel_at", 0)
+	switch {
+	case err != nil:
+		return err
+	case c.p.str("cancel_at_period_end") == "true":
+		return invalid("cancel_at", "You can only set one of `cancel_at_period_end` and `cancel_at`.")
+	case at > 0 && at <= now:
+		return invalid("cancel_at", "`cancel_at` must be in the future.")
+	}
+	o.CancelAt, o.CancelAtPeriodEnd, o.CanceledAt = at, false, 0
+	if at > 0 {
+		o.CanceledAt = now
+	}
+	return nil
 }
 
 // resumeSubscription ends a pause that a trial without a card ended in. A new

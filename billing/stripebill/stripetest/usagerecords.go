@@ -106,6 +106,7 @@ func createUsageRecord(c *call) (any, error) {
 		return nil, invalid("action", "Invalid action: must be one of increment or set")
 	}
 	it.Records = changed
+	c.reach(o.Customer)
 	return object{
 		"id": newID("mbur_"), "object": "usage_record", "livemode": false,
 		"quantity": quantity, "subscription_item": it.ID, "timestamp": at,
