@@ -69,8 +69,7 @@
 // the clock over the ends of periods and of memories.
 // [Emulator.SetSummaryLag] delays totals. [Emulator.Decline] makes cards fail.
 //
-// What it leaves out: tax, discounts, tiers, pre-aggregated meters, refunds of
-// invoices, cards, Connect, and everything that isn't about
-// subscriptions. It is no proof that Stripe does the same; it is built from
-// Stripe's documentation.
+// What it leaves out: tax, discounts, tiers, refunds of invoices, cards, Connect,
+// several webhook endpoints, and everything that isn't about subscriptions. It is
+// no proof that Stripe does the same; it is built from Stripe's documentation.
 package stripetest

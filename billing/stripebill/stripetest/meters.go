@@ -14,8 +14,9 @@ type meter struct {
 	DisplayName string `json:"display_name"`
 	EventName   string `json:"event_name"`
 	Formula     string `json:"formula"`
-	CustomerKey string `json:"customer_key"` // of the payload
-	ValueKey    string `json:"value_key"`    // of the payload
+	Window      string `json:"window,omitempty"` // of which an event is the whole: hour, day
+	CustomerKey string `json:"customer_key"`     // of the payload
+	ValueKey    string `json:"value_key"`        // of the payload
 	Active      bool   `json:"active"`
 	Deactivated int64  `json:"deactivated,omitempty"`
 	Created     int64  `json:"created"`
@@ -47,7 +48,7 @@ func (o *meter) view() any {
 	}
 	return object{
 		"id": o.ID, "object": "billing.meter", "display_name": o.DisplayName, "event_name": o.EventName,
-		"event_time_window": nil, "status": status, "created": o.Created, "updated": o.Updated, "livemode": false,
+		"event_time_window": orNull(o.Window), "status": status, "created": o.Created, "updated": o.Updated, "livemode": false,
 		"default_aggregation": object{"formula": o.Formula},
 		"customer_mapping":    object{"type": "by_id", "event_payload_key": o.CustomerKey},
 		"value_settings":      object{"event_payload_key": o.ValueKey},
@@ -63,13 +64,14 @@ func createMeter(c *call) (any, error) {
 		ID: newID("mtr_test_"), DisplayName: c.p.str("display_name"), EventName: c.p.str("event_name"),
 		Formula: c.p.str("default_aggregation[formula]"), Active: true, Created: c.at.Unix(), Updated: c.at.Unix(),
 		CustomerKey: firstOf(c.p.str("customer_mapping[event_payload_key]"), "stripe_customer_id"),
+		Window:      c.p.str("event_time_window"),
 		ValueKey:    firstOf(c.p.str("value_settings[event_payload_key]"), "value"),
 	}
-	if o.Formula != "sum" && o.Formula != "count" {
-		return nil, invalid("default_aggregation[formula]", "The emulator has the formulas sum and count.")
+	if o.Formula != "sum" && o.Formula != "count" && o.Formula != "last" {
+		return nil, invalid("default_aggregation[formula]", "Invalid default_aggregation[formula]: must be one of count, last, or sum")
 	}
-	if c.p.has("event_time_window") {
-		return nil, invalid("event_time_window", "The emulator has no pre-aggregated meters.")
+	if _, err := summaryWindow(o.Window); err != nil {
+		return nil, invalid("event_time_window", "Invalid event_time_window: must be one of day or hour")
 	}
 	if err := c.freeEventName(o.EventName); err != nil {
 		return nil, err
@@ -197,7 +199,8 @@ func createMeterEvent(c *call) (any, error) {
 	if m.Formula == "count" {
 		value = 1
 	}
-	o := &received{Meter: m.ID, Customer: who.ID, Minute: at - at%60, Value: value, At: c.at.Unix()}
+	window, _ := summaryWindow(m.Window)
+	o := &received{Meter: m.ID, Customer: who.ID, Minute: at - at%max(window, 60), Value: value, At: c.at.Unix()}
 	c.s.Received[identifier] = o
 	if c.fault == Unaggregated {
 		c.reportError(m, identifier)
@@ -255,6 +258,9 @@ func createAdjustment(c *call) (any, error) {
 		return nil, &apiError{Status: http.StatusBadRequest, Param: "cancel[identifier]", ran: true,
 			Message: "The meter event with identifier " + identifier + " was already canceled."}
 	}
+	if c.s.Meters.Rows[o.Meter].overwrites() {
+		return nil, invalid("cancel[identifier]", "The emulator cancels no events of meters where one takes the place of another.")
+	}
 	o.Canceled = true
 	c.count(o, -o.Value)
 	return object{
@@ -265,25 +271,39 @@ func createAdjustment(c *call) (any, error) {
 
 func usageKey(meterID, customer string) string { return meterID + " " + customer }
 
-// count adds a value at its minute: the finest that Stripe tells apart.
+// overwrites reports whether an event takes the place of an earlier one: of its
+// window, or of all.
+func (o *meter) overwrites() bool { return o.Window != "" || o.Formula == "last" }
+
+// count adds a value at its minute: the finest that Stripe tells apart. Where a meter
+// is pre-aggregated the last event of a window, in UTC, is the whole of it
+// (https://docs.stripe.com/billing/subscriptions/usage-based/meters/configure).
 func (c *call) count(o *received, value int64) {
 	key := usageKey(o.Meter, o.Customer)
 	if c.s.Usage[key] == nil {
 		c.s.Usage[key] = map[int64]int64{}
 	}
+	if c.s.Meters.Rows[o.Meter].overwrites() {
+		value -= c.s.Usage[key][o.Minute]
+	}
 	c.s.Usage[key][o.Minute] += value
-	if c.lag > 0 {
+	if c.lag > 0 && c.s.Meters.Rows[o.Meter].Formula != "last" {
 		c.s.Arrivals = append(c.s.Arrivals, arrival{Key: key, Minute: o.Minute, Value: value, Until: c.timeOf(o.Customer).Add(c.lag).Unix()})
 	}
 }
 
-// metered sums what a meter has of a customer in [from, to). It needs the
-// lock.
+// metered is what a meter has of a customer in [from, to): the sum, or the last. It
+// needs the lock.
 func (e *Emulator) metered(meterID, customer string, from, to int64) int64 {
-	var total int64
+	var total, latest int64
+	last := e.s.Meters.Rows[meterID].Formula == "last"
 	for minute, value := range e.s.Usage[usageKey(meterID, customer)] {
-		if minute >= from && minute < to {
+		switch {
+		case minute < from || minute >= to:
+		case !last:
 			total += value
+		case minute >= latest:
+			total, latest = value, minute
 		}
 	}
 	return total

@@ -182,6 +182,8 @@ var mockSteps = []mockStep{
 	{"GET", "/v1/products/{product}/features", nil, "", "", ""},
 	{"POST", "/v1/billing/meters", url.Values{"display_name": {"Calls"}, "event_name": {"calls"}, "default_aggregation[formula]": {"sum"},
 		"customer_mapping[type]": {"by_id"}, "customer_mapping[event_payload_key]": {"stripe_customer_id"}, "value_settings[event_payload_key]": {"value"}}, "meter", "meter", ""},
+	{"POST", "/v1/billing/meters", url.Values{"display_name": {"Hours"}, "event_name": {"hours"}, "default_aggregation[formula]": {"sum"}, "event_time_window": {"hour"}}, "", "meter", ""},
+	{"POST", "/v1/billing/meters", url.Values{"display_name": {"Seats"}, "event_name": {"seats"}, "default_aggregation[formula]": {"last"}}, "", "meter", "new"},
 	{"GET", "/v1/billing/meters/{meter}", nil, "", "meter", ""},
 	{"POST", "/v1/billing/meters/{meter}", url.Values{"display_name": {"Tool calls"}}, "", "meter", ""},
 	{"POST", "/v1/billing/meters/{meter}/deactivate", nil, "", "meter", ""},

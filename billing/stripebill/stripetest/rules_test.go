@@ -162,6 +162,52 @@ func TestMeterEvents(t *testing.T) {
 	require.EqualValues(t, before+14, s.UsageTotal(o.customer, "calls"))
 }
 
+// TestMeterFormulas: what events of one customer add up to by each formula, and where
+// an event is the whole of its hour or day.
+//
+// Mutations seen by it: windows added up, any event taken for the last.
+func TestMeterFormulas(t *testing.T) {
+	t.Parallel()
+	s := newServer(t, &stripetest.Options{Now: func() time.Time { return start.Add(2 * 24 * time.Hour) }})
+	o := newShop(t, s, false)
+	for name, tt := range map[string]struct {
+		formula, window string
+		want            float64
+	}{
+		"sum": {"sum", "", 31}, "count": {"count", "", 5}, "last": {"last", "", 4},
+		"sum of hours": {"sum", "hour", 15}, "sum of days": {"sum", "day", 12}, "count of days": {"count", "day", 2},
+	} {
+		form := url.Values{"display_name": {name}, "event_name": {strings.ReplaceAll(name, " ", "_")}, "default_aggregation[formula]": {tt.formula}}
+		if tt.window != "" {
+			form.Set("event_time_window", tt.window)
+		}
+		meter := create(t, s, "/v1/billing/meters", form)
+		for _, use := range []struct {
+			after time.Duration
+			units string
+		}{{0, "16"}, {59 * time.Minute, "3"}, {2 * time.Hour, "8"}, {24 * time.Hour, "0"}, {25 * time.Hour, "4"}} {
+			event := o.use(use.units, "", start.Add(use.after))
+			event.Set("event_name", form.Get("event_name"))
+			status, out, _ := call(t, s, http.MethodPost, "/v1/billing/meter_events", event, nil)
+			require.Equal(t, 200, status, "%v", out)
+		}
+		query := url.Values{"customer": {o.customer}, "start_time": {unix(start)}, "end_time": {unix(start.Add(48 * time.Hour))}}
+		if tt.window == "day" { // its windows begin at midnight
+			query.Set("start_time", unix(start.Truncate(24*time.Hour)))
+		}
+		rows := read(t, s, "/v1/billing/meters/"+meter+"/event_summaries?"+query.Encode())["data"].([]any)
+		require.Len(t, rows, 1, name)
+		require.Equal(t, tt.want, rows[0].(map[string]any)["aggregated_value"], name)
+	}
+	for field, bad := range map[string]string{"default_aggregation[formula]": "max", "event_time_window": "week"} {
+		form := url.Values{"display_name": {"x"}, "event_name": {"x"}, "default_aggregation[formula]": {"sum"}}
+		form.Set(field, bad)
+		status, out, _ := call(t, s, http.MethodPost, "/v1/billing/meters", form, nil)
+		require.Equal(t, 400, status)
+		require.Equal(t, field, out["error"].(map[string]any)["param"])
+	}
+}
+
 func TestMeterSummaries(t *testing.T) {
 	t.Parallel()
 	s := newServer(t, &stripetest.Options{SummaryLag: time.Minute})
