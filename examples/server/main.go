@@ -103,6 +103,7 @@ func commands() []command {
 		{"billing backfill", "FILE...", "add events of spool files or JSON lines that the ledger doesn't have; -dry-run", billingBackfill},
 		{"billing preview", "TENANT", "show what a tenant's next invoice would be", billingPreview},
 		{"billing cap", "TENANT [AMOUNT|none]", "show or set what a tenant may spend on usage in a billing period; -mode soft, -reason", billingCap},
+		{"billing portal", "TENANT", "print a link by which a tenant changes card and plan and reads invoices", billingPortal},
 		{"billing checkout", "TENANT PACK", "open a checkout for a pack of units and print where to pay", billingCheckout},
 		{"billing grant add", "TENANT UNITS", "give a tenant units that are used before any is billed; -kind, -priority, -expires, -reference, -reason", billingGrantAdd},
 		{"billing grant list", "TENANT", "show what a tenant was given, and what is left", billingGrantList},

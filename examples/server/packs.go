@@ -145,8 +145,8 @@ func billingCheckout(ctx context.Context, env *environment, args []string) error
 	if err != nil {
 		return err
 	}
-	if env.config.publicURL == "" {
-		return usagef("PUBLIC_URL is not set (-public-url): it is where the buyer returns to")
+	if err := needPublicURL(env); err != nil {
+		return err
 	}
 	return withDesk(ctx, env, func(ctx context.Context, d *desk) error {
 		r, err := d.provisioner.Tenant(ctx, id)

@@ -143,7 +143,16 @@ func TestBuyUnits(t *testing.T) {
 		return len(grants) == 1 && grants[0].Units == 1_000_000
 	})
 
+	out, err = w.command("billing", "portal", c.tenant.String())
+	require.NoError(t, err)
+	res, err = http.Get(strings.TrimSpace(out))
+	require.NoError(t, err)
+	require.NoError(t, res.Body.Close())
+	require.Equal(t, http.StatusOK, res.StatusCode, "the customer's own page")
+
 	for _, bad := range [][]string{
+		{"billing", "portal"},
+		{"billing", "portal", "nobody"},
 		{"billing", "checkout", c.tenant.String()},
 		{"billing", "checkout", c.tenant.String(), "units-7"},
 		{"billing", "checkout", r.tenant(tenant.Free).ID.String(), "units-100k"},
