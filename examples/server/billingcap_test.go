@@ -105,23 +105,11 @@ func TestCapOnSpending(t *testing.T) {
 			}
 		}
 	}
-	stripe := func(method, path string, form url.Values, out any) {
-		t.Helper()
-		req, err := http.NewRequestWithContext(t.Context(), method, w.stripe.URL+path, strings.NewReader(form.Encode()))
-		require.NoError(t, err)
-		req.Header.Set("Authorization", "Bearer "+w.stripe.SecretKey)
-		req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
-		res, err := http.DefaultClient.Do(req)
-		require.NoError(t, err)
-		defer res.Body.Close()
-		require.Equal(t, http.StatusOK, res.StatusCode)
-		require.NoError(t, json.NewDecoder(res.Body).Decode(out))
-	}
-	stripe(http.MethodGet, "/v1/subscriptions/"+subscription, nil, &sub)
+	w.askStripe(t, http.MethodGet, "/v1/subscriptions/"+subscription, nil, &sub)
 	form := url.Values{}
 	for i, it := range sub.Items.Data {
 		var found struct{ Data []struct{ ID string } }
-		stripe(http.MethodGet, "/v1/prices?lookup_keys[]="+strings.Replace(it.Price.LookupKey, ":pro", ":enterprise", 1), nil, &found)
+		w.askStripe(t, http.MethodGet, "/v1/prices?lookup_keys[]="+strings.Replace(it.Price.LookupKey, ":pro", ":enterprise", 1), nil, &found)
 		item = "items[" + string(rune('0'+i)) + "]"
 		form.Set(item+"[id]", it.ID)
 		form.Set(item+"[price]", found.Data[0].ID)
@@ -136,7 +124,7 @@ func TestCapOnSpending(t *testing.T) {
 		end $$;
 		create constraint trigger see after update on mcpsaas.tenants deferrable initially deferred for each row execute function see()`)
 	require.NoError(t, err)
-	stripe(http.MethodPost, "/v1/subscriptions/"+subscription, form, &sub)
+	w.askStripe(t, http.MethodPost, "/v1/subscriptions/"+subscription, form, &sub)
 	eventually(t, "the cap is twice as many units", func() bool { units, _ := spend(); return units == 40 })
 	var seen int
 	require.NoError(t, super.QueryRow(t.Context(), `select count(*) from seen where plan = 'enterprise' and units = 40`).Scan(&seen))

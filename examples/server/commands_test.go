@@ -7,7 +7,6 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
-	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -224,7 +223,7 @@ func TestNoticesCommands(t *testing.T) {
 	require.NoError(t, w.db.QueryRow(t.Context(), `select id from mcpsaas.billing_subscriptions where tenant_id = $1`, pro.ID).Scan(&subscription))
 	name := func(tenantID string) {
 		t.Helper()
-		stripePost(t, w, "/v1/subscriptions/"+subscription, url.Values{"metadata[tenant_id]": {tenantID}})
+		w.askStripe(t, http.MethodPost, "/v1/subscriptions/"+subscription, url.Values{"metadata[tenant_id]": {tenantID}}, nil)
 	}
 	var dead []pgledger.DeadNotice
 	list := func() int {
@@ -259,17 +258,4 @@ func TestNoticesCommands(t *testing.T) {
 	require.Zero(t, list())
 	_, err = w.command("billing", "replay", "evt_unknown")
 	require.ErrorContains(t, err, "no notice")
-}
-
-// stripePost changes something at Stripe, as a person does there.
-func stripePost(t testing.TB, w *world, path string, form url.Values) {
-	t.Helper()
-	req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, w.stripe.URL+path, strings.NewReader(form.Encode()))
-	require.NoError(t, err)
-	req.Header.Set("Authorization", "Bearer "+w.stripe.SecretKey)
-	req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
-	res, err := http.DefaultClient.Do(req)
-	require.NoError(t, err)
-	defer res.Body.Close()
-	require.Equal(t, http.StatusOK, res.StatusCode)
 }

@@ -3,9 +3,9 @@ package main
 import (
 	"encoding/json"
 	"net/http"
+	"net/url"
 	"os"
 	"path/filepath"
-	"strings"
 	"testing"
 	"time"
 
@@ -62,7 +62,7 @@ func TestLateUsage(t *testing.T) {
 		}
 	}
 	eventually(t, "it is charged for by itself", func() bool {
-		w.askStripe(t, http.MethodGet, "/v1/invoiceitems?customer="+who.StripeCustomer, "", &items)
+		w.askStripe(t, http.MethodGet, "/v1/invoiceitems?customer="+who.StripeCustomer, nil, &items)
 		return len(items.Data) == 1
 	})
 	item := items.Data[0]
@@ -77,7 +77,9 @@ func TestLateUsage(t *testing.T) {
 		return all
 	}
 	var invoice struct{ ID string }
-	w.askStripe(t, http.MethodPost, "/v1/invoices", "customer="+who.StripeCustomer+"&subscription="+item.Subscription+"&pending_invoice_items_behavior=include", &invoice)
+	w.askStripe(t, http.MethodPost, "/v1/invoices", url.Values{
+		"customer": {who.StripeCustomer}, "subscription": {item.Subscription}, "pending_invoice_items_behavior": {"include"},
+	}, &invoice)
 	eventually(t, "the charge is confirmed", func() bool {
 		all := explain(invoice.ID)
 		return len(all) == 1 && all[0].Units == pgledger.Units{Produced: 7, Billed: 7}
@@ -92,18 +94,4 @@ func TestLateUsage(t *testing.T) {
 	require.Len(t, period, 2, "its meter, and the items beside it")
 	require.Equal(t, pgledger.Units{Produced: 7, Moved: 7}, period[0].Units)
 	require.Equal(t, x.Batches[0].ID, period[0].Batches[0].MovedTo)
-}
-
-// askStripe makes a request of the API that must succeed.
-func (w *world) askStripe(t *testing.T, method, path, form string, into any) {
-	t.Helper()
-	req, err := http.NewRequestWithContext(t.Context(), method, w.stripe.URL+path, strings.NewReader(form))
-	require.NoError(t, err)
-	req.Header.Set("Authorization", "Bearer "+w.stripe.SecretKey)
-	req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
-	res, err := http.DefaultClient.Do(req)
-	require.NoError(t, err)
-	defer res.Body.Close()
-	require.Equal(t, http.StatusOK, res.StatusCode)
-	require.NoError(t, json.NewDecoder(res.Body).Decode(into))
 }

@@ -151,7 +151,7 @@ func TestBillingCommands(t *testing.T) {
 func (w *world) lastInvoice(t *testing.T, customer string) string {
 	t.Helper()
 	var page struct{ Data []struct{ ID string } }
-	w.askStripe(t, http.MethodGet, "/v1/invoices?customer="+customer, "", &page)
+	w.askStripe(t, http.MethodGet, "/v1/invoices?customer="+customer, nil, &page)
 	require.NotEmpty(t, page.Data)
 	return page.Data[0].ID
 }

@@ -165,15 +165,9 @@ func TestBuyUnits(t *testing.T) {
 // refund pays some of a checkout back, as a person does at Stripe.
 func refund(t testing.TB, w *world, session string, cents int) {
 	t.Helper()
-	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, w.stripe.URL+"/v1/checkout/sessions/"+session, nil)
-	require.NoError(t, err)
-	req.Header.Set("Authorization", "Bearer "+w.stripe.SecretKey)
-	res, err := http.DefaultClient.Do(req)
-	require.NoError(t, err)
-	defer res.Body.Close()
 	var paid struct {
 		Intent string `json:"payment_intent"`
 	}
-	require.NoError(t, json.NewDecoder(res.Body).Decode(&paid))
-	stripePost(t, w, "/v1/refunds", url.Values{"payment_intent": {paid.Intent}, "amount": {strconv.Itoa(cents)}})
+	w.askStripe(t, http.MethodGet, "/v1/checkout/sessions/"+session, nil, &paid)
+	w.askStripe(t, http.MethodPost, "/v1/refunds", url.Values{"payment_intent": {paid.Intent}, "amount": {strconv.Itoa(cents)}}, nil)
 }
