@@ -10,7 +10,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strconv"
 	"strings"
 	"syscall"
@@ -156,30 +155,6 @@ func TestKilledOwner(t *testing.T) {
 	o.kill(t)
 	gone(t, append(servers, o.Guard)...)
 	require.NoDirExists(t, o.Dir)
-}
-
-// TestKilledOwnerAndGuard shows what is left to the kernel and to the next
-// start when the guard is killed first. Caught: no Pdeathsig, a child started
-// by a thread that ends, no sweep.
-func TestKilledOwnerAndGuard(t *testing.T) {
-	t.Parallel()
-	if runtime.GOOS != "linux" {
-		t.Skip("the death signal is Linux'")
-	}
-	needPrograms(t)
-	temp := shortDir(t)
-	o, _ := startOwner(t, temp, "")
-	servers := pids(t, o.Dir)
-	require.NoError(t, syscall.Kill(o.Guard, syscall.SIGKILL))
-
-	o.kill(t)
-	gone(t, servers...)
-	require.DirExists(t, o.Dir)
-
-	next, say := startOwner(t, temp, "")
-	require.NoDirExists(t, o.Dir, "swept")
-	say("close")
-	require.NoDirExists(t, next.Dir)
 }
 
 // TestKilledOwnerKeepsDir shows that what the servers confirmed before a

@@ -1,7 +1,6 @@
 package redisquota_test
 
 import (
-	"path/filepath"
 	"testing"
 	"time"
 
@@ -39,27 +38,6 @@ func TestLimiterOnCluster(t *testing.T) {
 			require.False(t, d.Replay)
 		}
 	})
-}
-
-// TestLimiterOnOthers runs on the servers that REDIS_SERVERS lists.
-func TestLimiterOnOthers(t *testing.T) {
-	t.Parallel()
-	programs := devtest.RedisPrograms()
-	if len(programs) == 0 {
-		t.Skip("REDIS_SERVERS lists no other servers")
-	}
-	for _, program := range programs {
-		t.Run(filepath.Base(program), func(t *testing.T) {
-			t.Parallel()
-			url := devtest.RedisProgram(t, program)
-			_, client := newLimiter(t, url)
-			info, err := client.InfoMap(t.Context(), "server").Result()
-			require.NoError(t, err)
-			t.Log("redis_version", info["Server"]["redis_version"], "valkey_version", info["Server"]["valkey_version"])
-			testFixtures(t, four(t, url))
-			testFleets(t, fleetJob{URL: url}, 2*time.Second)
-		})
-	}
 }
 
 // testFixtures runs the suite without leases and with.
