@@ -36,8 +36,9 @@ type Options struct {
 	// Now is the local clock. Defaults to time.Now.
 	Now func() time.Time
 
-	// Budget is how long one question to the limiter may take. A call meets
-	// at most one that fails before its tool runs, and at most one after.
+	// Budget is how long one question to the limiter may take. A call waits so
+	// long at most once before its tool runs and once after, and once more if the
+	// sink fails then. After five failures in a row calls ask nothing.
 	// Defaults to 25 ms.
 	Budget time.Duration
 
