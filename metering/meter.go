@@ -8,7 +8,6 @@ import (
 	"maps"
 	"slices"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/mcpsaas/mcpsaas/metering/usage"
@@ -117,10 +116,9 @@ type Meter struct {
 	journal   *journal // nil if there is none
 	seeder    *seeder  // nil if there is no ledger
 
-	mu        sync.RWMutex
-	wrapped   map[string]bool // tools that WithMetering has wrapped
-	known     map[string]bool // tools without a price that have been seen to exist
-	installed atomic.Bool     // Middleware has been put into a server
+	mu      sync.RWMutex
+	wrapped map[string]bool // tools that WithMetering has wrapped
+	known   map[string]bool // tools without a price that have been seen to exist
 
 	counters
 }
