@@ -66,8 +66,10 @@ func (w *window) sub(at time.Time, ahead time.Duration, units int64) {
 				return // the entry of that time has left the window
 			}
 			units = min(units, e.units)
-			e.units -= units
 			w.sum -= units
+			if e.units -= units; e.units == 0 && i < len(w.entries)-1 {
+				w.entries = slices.Delete(w.entries, i, i+1)
+			}
 			return
 		}
 	}

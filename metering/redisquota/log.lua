@@ -13,8 +13,7 @@
 -- written, and each closed entry is read once more when it expires.
 
 local HEADER, ENTRY = 35, 11
-local DEAD = 4      -- expired entries at the front that make it worth to rewrite the string
-local MOST = 512    -- closed entries at most: then runs grow longer than the resolution
+local MOST = 100    -- closed entries at most: then runs grow longer than the resolution
 
 -- unpack_numbers reads big-endian numbers of the given sizes, for servers that
 -- speak the protocol and have no struct library.
@@ -116,20 +115,12 @@ local function add(l, key, now, ahead, units, window, resolution)
   l.sum = l.sum + units
   local live = l.count - l.head
   if l.units > 0 and now - l.start >= resolution and live < MOST then
-    local closed = pack_entry(l.last, l.units)
-    if live == 0 then l.oldest = l.last end
+    -- Written anew: a string that is appended to gets twice the room it needs.
+    local kept, closed = '', pack_entry(l.last, l.units)
+    if live > 0 then kept = read_entries(l, l.head, live) else l.oldest = l.last end
     l.start, l.last, l.units = now, last, units
-    if l.head >= DEAD then
-      local kept = ''
-      if live > 0 then kept = read_entries(l, l.head, live) end
-      l.head, l.count = 0, live + 1
-      call('SET', l.key, header(l) .. kept .. closed, 'PX', ttl)
-    else
-      l.count = l.count + 1
-      call('SETRANGE', l.key, HEADER + (l.count - 1) * ENTRY, closed)
-      call('SETRANGE', l.key, 0, header(l))
-      call('PEXPIRE', l.key, ttl)
-    end
+    l.head, l.count = 0, live + 1
+    call('SET', l.key, header(l) .. kept .. closed, 'PX', ttl)
     return
   end
   if l.units == 0 then l.start = math.max(l.start, now) end
@@ -159,6 +150,15 @@ local function sub(l, at, ahead, units, now, window)
     if low < l.head or low == l.count then return end
     local last, held = entry(read_entries(l, low, 1), 0)
     units = math.min(units, held)
+    if units == held then -- nothing is left of it
+      local front, rest = '', call('GETRANGE', l.key, HEADER + (low + 1) * ENTRY, HEADER + l.count * ENTRY - 1)
+      if low > l.head then front = read_entries(l, l.head, low - l.head)
+      elseif rest ~= '' then l.oldest = entry(rest, 0)
+      else l.oldest = 0 end
+      l.sum, l.head, l.count = l.sum - units, 0, l.count - l.head - 1
+      call('SET', l.key, header(l) .. front .. rest, 'KEEPTTL')
+      return
+    end
     call('SETRANGE', l.key, HEADER + low * ENTRY, pack_entry(last, held - units))
   end
   l.sum = l.sum - units
@@ -204,4 +204,12 @@ local function read_bound(packed, i)
   local at = (i - 1) * BOUND + 1
   if struct then return struct.unpack(FORMAT, packed, at) end
   return unpack_numbers(packed, at, {1, 6, 6, 6, 6})
+end
+
+-- names stands for what a call draws on under an idempotency key.
+local function names(bounds, mark)
+  local all = {}
+  for i = 1, bounds do all[i] = KEYS[i] end
+  all[bounds + 1] = mark
+  return redis.sha1hex(table.concat(all, ' '))
 end
