@@ -124,7 +124,7 @@ func (m *Meter) admit(ctx context.Context, c *call, req *mcp.CallToolRequest) er
 		return err
 	}
 	scope := plan.scope(c.tool)
-	r := Request{Tenant: c.tenant.ID, Units: units, Bounds: scope.at(c.tenant, c.start)}
+	r := Request{Tenant: c.tenant.ID, Units: units, Bounds: scope.at(c.tenant, c.start), Receipt: m.journal != nil}
 	if c.key == "" {
 		r.ID = newEventID()
 	} else {

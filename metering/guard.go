@@ -127,7 +127,7 @@ func (g *guard) ask(ctx context.Context, question func(context.Context) error) e
 	select {
 	case g.permits <- struct{}{}:
 	case <-ctx.Done():
-		return ctx.Err()
+		return noPermitError{ctx.Err()}
 	}
 	defer func() { <-g.permits }()
 	if !g.admit() {
@@ -137,11 +137,17 @@ func (g *guard) ask(ctx context.Context, question func(context.Context) error) e
 	defer cancel()
 	err := question(asked)
 	if err != nil && ctx.Err() != nil {
-		return ctx.Err() // the caller gave up: that says nothing about the limiter
+		return err // the caller gave up: that says nothing about the limiter
 	}
 	g.report(err)
 	return err
 }
+
+// noPermitError is of a question that had to wait for others until its caller gave up.
+type noPermitError struct{ error }
+
+func (e noPermitError) Unwrap() error  { return e.error }
+func (e noPermitError) NotAsked() bool { return true }
 
 // check asks whether the limiter answers, whatever the breaker says.
 func (g *guard) check(ctx context.Context) error {

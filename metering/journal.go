@@ -40,10 +40,13 @@ type journal struct {
 }
 
 // journalEntry is what an entry tells a limiter, in the JSON of a usage event's
-// RequestID. One of the two is set.
+// RequestID. One of the first three is set.
 type journalEntry struct {
-	Let    *Request  `json:"let,omitempty"`    // of a call that was let through
-	Settle *Decision `json:"settle,omitempty"` // that could not be settled; the event's units are its charge
+	Let      *Request  `json:"let,omitempty"`      // of a call that was let through
+	Settle   *Decision `json:"settle,omitempty"`   // that could not be settled; the event's units are its charge
+	Withdraw *Request  `json:"withdraw,omitempty"` // to which no answer came
+
+	Receipt string `json:"receipt,omitempty"` // of what is in doubt
 }
 
 // note is an entry that was read again.
@@ -85,7 +88,7 @@ func readNote(e usage.Event) (n note, err error) {
 	if err := json.Unmarshal([]byte(e.RequestID), &n.journalEntry); err != nil {
 		return n, err
 	}
-	if (n.Let == nil) == (n.Settle == nil) {
+	if n.Let == nil && n.Settle == nil && n.Withdraw == nil {
 		return n, errors.New("it says nothing")
 	}
 	n.journal, n.units, n.time = name, e.Units, e.Time
@@ -112,16 +115,19 @@ func (m *Meter) noteUse(ctx context.Context, c *call) {
 	}
 }
 
-// unsettled deals with a decision that the limiter could not be asked to settle.
-// If it may have done so all the same, it counts too much rather than too little;
-// what is left of a loan can be given back as often as one likes.
+// unsettled deals with a decision that the limiter could not be asked to settle,
+// or did not answer. Where nothing tells whether it has done so all the same, it
+// counts too much rather than too little; what is left of a loan can be given back
+// as often as one likes.
 func (m *Meter) unsettled(ctx context.Context, d Decision, units int64, cause error) {
+	more := units > d.Units
 	units = min(units, d.Units) // a bill never exceeds what was taken
+	receipt := m.receiptOf(cause)
 	nothing := units == d.Units && !(d.Replay && units == 0) && d.Block.Units+d.Block.Calls == 0
-	if _, late := errors.AsType[lateError](cause); late || nothing {
+	if _, late := errors.AsType[lateError](cause); late || nothing && !(more && !notAsked(cause)) {
 		return
 	}
-	if !notAsked(cause) && d.Block.ID == "" {
+	if !notAsked(cause) && d.Block.ID == "" && receipt == "" {
 		m.inDoubt.Add(1)
 		return
 	}
@@ -129,7 +135,33 @@ func (m *Meter) unsettled(ctx context.Context, d Decision, units int64, cause er
 		d.Time, d.Block = g.at, Block{Hold: g.left.Hold}
 	}
 	d.Limits, d.Slot = nil, "" // slots expire by themselves
-	m.note(ctx, d.Request.Tenant, "", units, d.Time, journalEntry{Settle: &d})
+	m.note(ctx, d.Request.Tenant, "", units, d.Time, journalEntry{Settle: &d, Receipt: receipt})
+}
+
+// unanswered deals with a request of which nobody knows whether the limiter has
+// taken its units.
+func (m *Meter) unanswered(ctx context.Context, r Request, cause error) {
+	if notAsked(cause) {
+		return
+	}
+	receipt := m.receiptOf(cause)
+	if receipt == "" {
+		m.inDoubt.Add(1)
+		return
+	}
+	m.note(ctx, r.Tenant, "", 0, m.now(), journalEntry{Withdraw: &r, Receipt: receipt})
+}
+
+// receiptOf returns by what the limiter finds out afterwards what it did, if there
+// is a journal to ask it from; empty if nothing does.
+func (m *Meter) receiptOf(err error) string {
+	if tells, ok := errors.AsType[interface {
+		error
+		Receipt() string
+	}](err); ok && m.journal != nil {
+		return tells.Receipt()
+	}
+	return ""
 }
 
 func (m *Meter) note(ctx context.Context, id tenant.ID, tool string, units int64, at time.Time, e journalEntry) {
@@ -201,9 +233,12 @@ func (m *Meter) restoreSome(ctx context.Context, id tenant.ID, notes []note) (kn
 	}
 	e := Entries{Tenant: id, Journal: n.journal, First: n.number, Last: notes[together-1].number}
 	var last int64
-	if n.Settle != nil {
-		last, err = m.restorer.SettleLate(ctx, e, *n.Settle, n.units)
-	} else {
+	switch {
+	case n.Settle != nil:
+		last, err = m.restorer.SettleLate(ctx, e, *n.Settle, n.units, n.Receipt)
+	case n.Withdraw != nil:
+		last, err = m.restorer.Withdraw(ctx, e, *n.Withdraw, n.Receipt)
+	default:
 		r := Restoration{Entries: e, Uses: usesOf(notes[:together]), Ledger: m.seeder != nil}
 		if n.Let.Key != "" {
 			r.Key, r.KeyTTL, r.ID, r.Units = n.Let.Key, n.Let.KeyTTL, n.Let.ID, n.Let.Units

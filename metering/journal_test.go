@@ -94,11 +94,11 @@ func (g *gate) Restore(ctx context.Context, r metering.Restoration) (int64, erro
 	return last, err
 }
 
-func (g *gate) SettleLate(ctx context.Context, e metering.Entries, d metering.Decision, units int64) (int64, error) {
+func (g *gate) SettleLate(ctx context.Context, e metering.Entries, d metering.Decision, units int64, receipt string) (int64, error) {
 	if err := g.pass(); err != nil {
 		return 0, err
 	}
-	last, err := g.Limiter.SettleLate(ctx, e, d, units)
+	last, err := g.Limiter.SettleLate(ctx, e, d, units, receipt)
 	if err == nil && g.loses.Add(-1) >= 0 {
 		return 0, errors.New("answer lost")
 	}

@@ -20,9 +20,8 @@ const (
 // so when it is back, for a call that has been refused meanwhile. Its answer is
 // waited for in the background, and undo told of it.
 //
-// What an answer did that never comes stays done until its window has passed or
-// its period has ended: that is bounded by the questions that were under way
-// when the connection was lost, and by those that were asked beyond maxLate.
+// If no answer comes, only the question's receipt tells what became of it: see
+// [Restorer].
 func outlive[T any](ctx context.Context, l *Leased, ask func(context.Context) (T, error), undo func(context.Context, T, error)) (T, error) {
 	if err := ctx.Err(); err != nil {
 		var none T
@@ -69,7 +68,15 @@ func (e lateError) Unwrap() error { return e.error }
 // any more, what was taken is given back.
 func (l *Leased) takeBehind(ctx context.Context, r Request) (Decision, error) {
 	return outlive(ctx, l,
-		func(ctx context.Context) (Decision, error) { return l.limiter.Take(ctx, r) },
+		func(ctx context.Context) (Decision, error) {
+			d, err := l.limiter.Take(ctx, r)
+			if err != nil {
+				noted, cancel := context.WithTimeout(context.WithoutCancel(ctx), settleTimeout)
+				defer cancel()
+				l.unanswered(noted, r, err)
+			}
+			return d, err
+		},
 		func(ctx context.Context, d Decision, err error) {
 			if err != nil || !d.Allowed {
 				return

@@ -78,8 +78,10 @@ type Leased struct {
 
 	late atomic.Int64 // questions that nobody waits for any more
 
-	// unsettled is told of what could not be settled behind the calls.
-	unsettled func(ctx context.Context, d Decision, units int64, cause error)
+	// unsettled is told of what could not be settled behind the calls, unanswered
+	// of every request that was not answered.
+	unsettled  func(ctx context.Context, d Decision, units int64, cause error)
+	unanswered func(ctx context.Context, r Request, cause error)
 }
 
 var (
@@ -109,7 +111,8 @@ func newLeased(limiter Limiter, o LeasedOptions) *Leased {
 	return &Leased{
 		limiter: limiter, minUnits: o.MinUnits, maxBlock: o.MaxBlock, ttl: o.TTL, now: o.Now,
 		accounts: make(map[tenant.ID]*account), sweepAt: 1024,
-		unsettled: func(context.Context, Decision, int64, error) {},
+		unsettled:  func(context.Context, Decision, int64, error) {},
+		unanswered: func(context.Context, Request, error) {},
 	}
 }
 

@@ -62,6 +62,11 @@ type Request struct {
 	Key    string
 	KeyTTL time.Duration
 
+	// Receipt asks a limiter that is a [Restorer] to remember, for a day, that it
+	// carried out this request, and what follows from it, so that it can be asked
+	// if the answer was lost. That costs it some percent of its speed.
+	Receipt bool
+
 	// Block asks for units beside those of the call, for the process to spend
 	// by itself; not for a call with a Key. A limiter that does not lend leaves
 	// it.

@@ -8,6 +8,7 @@ import (
 	"maps"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/mcpsaas/mcpsaas/metering/usage"
@@ -35,9 +36,8 @@ type Options struct {
 	// Now is the local clock. Defaults to time.Now.
 	Now func() time.Time
 
-	// Budget is how long one question to the limiter may take. A call waits so
-	// long at most once before its tool runs and once after, and once more if the
-	// sink fails then. After five failures in a row calls ask nothing.
+	// Budget is how long one question to the limiter may take. A call meets
+	// at most one that fails before its tool runs, and at most one after.
 	// Defaults to 25 ms.
 	Budget time.Duration
 
@@ -116,9 +116,10 @@ type Meter struct {
 	journal   *journal // nil if there is none
 	seeder    *seeder  // nil if there is no ledger
 
-	mu      sync.RWMutex
-	wrapped map[string]bool // tools that WithMetering has wrapped
-	known   map[string]bool // tools without a price that have been seen to exist
+	mu        sync.RWMutex
+	wrapped   map[string]bool // tools that WithMetering has wrapped
+	known     map[string]bool // tools without a price that have been seen to exist
+	installed atomic.Bool     // Middleware has been put into a server
 
 	counters
 }
@@ -176,7 +177,7 @@ func New(limiter Limiter, sink usage.Sink, opts *Options) (*Meter, error) {
 	}
 	m.loops = append(m.loops, m.guard.probe)
 	if leased != nil {
-		leased.unsettled = m.unsettled
+		leased.unsettled, leased.unanswered = m.unsettled, m.unanswered
 		m.loops = append(m.loops, leased.Run)
 	}
 	if o.Journal != nil {

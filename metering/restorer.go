@@ -10,8 +10,14 @@ import (
 // Restorer is what a Limiter is besides if it can be told afterwards of what it
 // could not be asked, for [Options.Journal]. For each tenant and journal it
 // remembers the last entry that it knows. Told of entries of which it knows the
-// first, or a later one, it changes nothing; both methods return the last entry
+// first, or a later one, it changes nothing; all methods return the last entry
 // that it knows then.
+//
+// An error of Take or Settle that has a method NotAsked() bool, which returns true,
+// says that nothing was done, nor will be. One that has a method Receipt() string
+// says that nobody knows: the connection broke before the answer came, say. The
+// receipt names the question; told of it, the limiter sees to it that the question
+// has one outcome for certain, even if it is still on its way.
 type Restorer interface {
 	// Restore counts r.Uses at the times when they happened, over the limit too.
 	// A use that has left its window by now is not counted any more, and no use
@@ -21,8 +27,14 @@ type Restorer interface {
 	// sent again across the end of an outage is to cost what it did.
 	Restore(ctx context.Context, r Restoration) (last int64, err error)
 
-	// SettleLate settles d as Settle does.
-	SettleLate(ctx context.Context, e Entries, d Decision, units int64) (last int64, err error)
+	// SettleLate settles d as Settle does. Receipt is that of a Settle of d that
+	// failed, if it has one: then SettleLate changes nothing if that was carried
+	// out, but for what it took in addition, which is given back.
+	SettleLate(ctx context.Context, e Entries, d Decision, units int64, receipt string) (last int64, err error)
+
+	// Withdraw undoes all that the Take of r has done whose error has the
+	// receipt, attempts and loan too, if it was carried out.
+	Withdraw(ctx context.Context, e Entries, r Request, receipt string) (last int64, err error)
 }
 
 // Entries are the entries of a journal from First to Last that are one tenant's.

@@ -17,8 +17,9 @@ type Stats struct {
 
 	// Unjournaled counts what the limiter will not be told of when it is back,
 	// for want of a journal or because the journal did not take it, and InDoubt
-	// the settlements of which only the limiter knows whether it has made them:
-	// it counts those calls as reserved.
+	// the questions whose answers were lost and of which nothing tells, for want
+	// of a journal or of a limiter with receipts, whether they were carried out:
+	// those calls may be counted too much, never too little.
 	Unjournaled, InDoubt int64
 
 	// Unrecorded counts answers that were withheld because their usage could

@@ -72,7 +72,7 @@ func (a *app) metricsHandler() http.Handler {
 	}{
 		{"mcp_quota_unmetered_total", "Calls let through while the limiter was away.", func(s metering.Stats) int64 { return s.Unmetered }},
 		{"mcp_quota_unjournaled_total", "What the limiter will not be told of when it is back.", func(s metering.Stats) int64 { return s.Unjournaled }},
-		{"mcp_quota_in_doubt_total", "Settlements of which only the limiter knows whether it has made them.", func(s metering.Stats) int64 { return s.InDoubt }},
+		{"mcp_quota_in_doubt_total", "Questions to the limiter whose answer was lost and of which nothing tells what became.", func(s metering.Stats) int64 { return s.InDoubt }},
 	} {
 		r.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{Name: c.name, Help: c.help}, func() float64 { return float64(c.value(a.meter.Stats())) }))
 	}

@@ -59,14 +59,16 @@ func peers(b *testing.B, units int64, windows []time.Duration) []*peer {
 	}
 	rate := redis_rate.NewLimiter(client)
 	denied := fmt.Errorf("denied")
+	ours := func(ctx context.Context, n int64, receipt bool) error {
+		d, err := limiter.Take(ctx, metering.Request{Tenant: of(n), Units: units, Bounds: bounds, ID: fmt.Sprint(n), Receipt: receipt})
+		if err == nil && !d.Allowed {
+			err = denied
+		}
+		return err
+	}
 	return []*peer{
-		{name: "redisquota", take: func(ctx context.Context, n int64) error {
-			d, err := limiter.Take(ctx, metering.Request{Tenant: of(n), Units: units, Bounds: bounds, ID: fmt.Sprint(n)})
-			if err == nil && !d.Allowed {
-				err = denied
-			}
-			return err
-		}},
+		{name: "redisquota", take: func(ctx context.Context, n int64) error { return ours(ctx, n, false) }},
+		{name: "receipts", take: func(ctx context.Context, n int64) error { return ours(ctx, n, true) }},
 		{name: "redis_rate", take: func(ctx context.Context, n int64) error {
 			for _, w := range windows { // one script for each: what an earlier one took stays taken if a later one denies
 				r, err := rate.AllowN(ctx, w.String()+of(n).String(), redis_rate.Limit{Rate: 1 << 30, Burst: 1 << 30, Period: w}, int(units))
@@ -134,7 +136,7 @@ func BenchmarkQuota(b *testing.B) {
 				}
 			}
 			b.ReportMetric(0, "ns/op")
-			var ratios [3][]float64
+			ratios := make([][]float64, len(all))
 			for i := range all[0].took {
 				for j, p := range all {
 					ratios[j] = append(ratios[j], p.took[i].Seconds()/all[0].took[i].Seconds())

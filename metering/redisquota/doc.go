@@ -9,11 +9,16 @@
 // units: all limits are checked, then all are taken or none, by the clock of
 // Redis. It works with Redis 6.2 and later, Valkey, and Redis Cluster.
 //
-// A sliding window is one string of about a kilobyte at any limit. It remembers
+// A sliding window is one string at any limit, mostly of 700 bytes and never of more than
+// 1,400. It remembers
 // runs of calls as one entry that counts until its last call is a window old: no
 // window ever holds more units than the limit, and a unit is released late by
 // at most metering.Limit.Resolution. Periods are plain counters with the start
 // of the period in their key.
+//
+// A request with a Receipt leaves in Redis, for a day, that it was carried out. If its
+// answer is lost, the error has a method Receipt() string, by which Withdraw and
+// SettleLate give the question one outcome.
 //
 // The data is a cache of the recent past: when Redis loses it, windows start
 // anew. Keys are "prefix:{tenant}:kind:..." and expire by themselves.

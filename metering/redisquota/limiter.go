@@ -3,10 +3,8 @@ package redisquota
 import (
 	"context"
 	_ "embed"
-	"encoding/binary"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"slices"
 	"strconv"
 	"strings"
@@ -19,6 +17,8 @@ import (
 var (
 	//go:embed log.lua
 	logLua string
+	//go:embed receipt.lua
+	receiptLua string
 	//go:embed take.lua
 	takeLua string
 	//go:embed settle.lua
@@ -59,6 +59,7 @@ type Limiter struct {
 	client Client
 	asks   Client // client, or what gathers questions before it
 	prefix string
+	lanes  lanes
 	take   script
 	settle script
 	renew  script
@@ -119,16 +120,18 @@ func (l *Limiter) Peek(ctx context.Context, r metering.Request) (metering.Decisi
 }
 
 func (l *Limiter) decide(ctx context.Context, r metering.Request, take bool) (metering.Decision, error) {
+	r.Receipt = r.Receipt && take
+	q := l.lanes.enter(r)
 	slot := ""
 	if take && holdsSlot(r.Bounds) {
-		slot = newSlot()
+		slot = q.slot()
 	}
 	if r.Key != "" || r.Block.ID == "" {
 		r.Block = metering.Block{}
 	}
 	// A plain call sends its bounds and nothing else.
-	args := l.take.args(l.keys(r), 10)
-	args = append(args, packBounds(r))
+	args := l.take.args(l.callKeys(r), 12)
+	args = append(args, packBounds(r), q.name())
 	if !take || slot != "" || r.Key != "" || r.Block.ID != "" {
 		args = append(args, flag(take), slot, r.Block.Units, r.Block.Calls, r.Block.Hold.Milliseconds(), r.Block.ID)
 	}
@@ -136,7 +139,7 @@ func (l *Limiter) decide(ctx context.Context, r metering.Request, take bool) (me
 		args = append(args, r.Units, r.ID, r.KeyTTL.Milliseconds())
 	}
 	reply, err := l.take.run(ctx, l.asks, args)
-	if err != nil {
+	if err = l.lanes.leave(q, err); err != nil {
 		return metering.Decision{}, fmt.Errorf("redisquota: take units: %w", err)
 	}
 	d, err := decode(r, reply)
@@ -151,8 +154,9 @@ func (l *Limiter) decide(ctx context.Context, r metering.Request, take bool) (me
 
 // Settle implements metering.Limiter by one script call.
 func (l *Limiter) Settle(ctx context.Context, d metering.Decision, units int64) (int64, error) {
-	reply, err := l.settle.run(ctx, l.asks, l.settleArgs(l.settle, d, units))
-	if err != nil {
+	q := l.lanes.enter(d.Request)
+	reply, err := l.settle.run(ctx, l.asks, l.settleArgs(l.settle, d, units, q, lostNothing))
+	if err = l.lanes.leave(q, err); err != nil {
 		return 0, fmt.Errorf("redisquota: settle units: %w", err)
 	}
 	charged, err := strconv.ParseInt(reply, 10, 64)
@@ -162,12 +166,21 @@ func (l *Limiter) Settle(ctx context.Context, d metering.Decision, units int64) 
 	return charged, nil
 }
 
-func (l *Limiter) settleArgs(s script, d metering.Decision, units int64) []any {
+// What was lost of the question that a receipt is of: nothing, if it is the one
+// that is being asked.
+const (
+	lostNothing = ""
+	lostSettle  = "settle"
+	lostTake    = "take"
+)
+
+func (l *Limiter) settleArgs(s script, d metering.Decision, units int64, q receipt, lost string) []any {
 	r := d.Request
 	if r.Key == "" {
 		r.Block = d.Block
 	}
-	return append(s.args(l.keys(r), 15), packBounds(r), d.Time.UnixMilli(), d.Units, units, d.Block.Units, d.Block.Calls, d.Slot, d.ID, flag(d.Replay), d.Block.Hold.Milliseconds(), r.Block.ID)
+	return append(s.args(l.callKeys(r), 18), packBounds(r), d.Time.UnixMilli(), d.Units, units, d.Block.Units, d.Block.Calls, d.Slot, d.ID,
+		flag(d.Replay), d.Block.Hold.Milliseconds(), r.Block.ID, q.name(), lost)
 }
 
 // Renew implements metering.Renewer by one script call.
@@ -195,19 +208,14 @@ func holdsSlot(bounds []metering.Bound) bool {
 	return slices.ContainsFunc(bounds, func(b metering.Bound) bool { return b.Hold > 0 })
 }
 
-// newSlot returns a name that no other call has.
-func newSlot() string {
-	return string(binary.BigEndian.AppendUint64(nil, rand.Uint64()))
-}
-
 // Reset implements metering.Resetter.
 func (l *Limiter) Reset(ctx context.Context, r metering.Request) error {
-	r.Key, r.Block = "", metering.Block{ID: "all"} // of which there is one key
+	r.Key, r.Block, r.Receipt = "", metering.Block{ID: "all"}, true // of which there is one key each
 	r.Bounds = slices.DeleteFunc(slices.Clone(r.Bounds), func(b metering.Bound) bool { return b.Hold > 0 })
 	if len(r.Bounds) == 0 {
 		return nil
 	}
-	if err := l.client.Unlink(ctx, l.keys(r)...).Err(); err != nil {
+	if err := l.client.Unlink(ctx, l.callKeys(r)...).Err(); err != nil {
 		return fmt.Errorf("redisquota: reset limits: %w", err)
 	}
 	return nil

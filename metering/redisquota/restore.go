@@ -55,7 +55,7 @@ func (l *Limiter) Restore(ctx context.Context, r metering.Restoration) (int64, e
 	}
 	keys := append(l.keys(q), l.journalKey(r.Entries))
 	if r.Key != "" {
-		keys = append(keys, l.base(r.Tenant)+"i:"+r.Key)
+		keys = append(keys, l.idempotencyKey(r.Tenant, r.Key))
 	}
 	args := append(restoreScript.args(keys, 9), packBounds(q), r.First, r.Last, journalKept.Milliseconds(), uses, flag(r.Ledger))
 	if r.Key != "" {
@@ -65,8 +65,29 @@ func (l *Limiter) Restore(ctx context.Context, r metering.Restoration) (int64, e
 }
 
 // SettleLate implements metering.Restorer by one script call.
-func (l *Limiter) SettleLate(ctx context.Context, e metering.Entries, d metering.Decision, units int64) (int64, error) {
-	args := append(l.settleArgs(settleOnceScript, d, units), l.journalKey(e), e.First, e.Last, journalKept.Milliseconds())
+func (l *Limiter) SettleLate(ctx context.Context, e metering.Entries, d metering.Decision, units int64, receipt string) (int64, error) {
+	if d.Request.Receipt = receipt != ""; receipt == "" {
+		return l.settleOnce(ctx, e, d, units, "", lostNothing)
+	}
+	return l.settleOnce(ctx, e, d, units, receipt, lostSettle)
+}
+
+// Withdraw implements metering.Restorer by one script call.
+func (l *Limiter) Withdraw(ctx context.Context, e metering.Entries, r metering.Request, receipt string) (int64, error) {
+	r.Receipt = true
+	d := metering.Decision{Request: r, ID: r.ID, Units: r.Units, Block: metering.Block{ID: r.Block.ID, Hold: r.Block.Hold}}
+	return l.settleOnce(ctx, e, d, 0, receipt, lostTake)
+}
+
+func (l *Limiter) settleOnce(ctx context.Context, e metering.Entries, d metering.Decision, units int64, text, lost string) (int64, error) {
+	q, err := readReceipt(text)
+	if err != nil {
+		return 0, fmt.Errorf("redisquota: restore units: %w", err)
+	}
+	if lost == lostTake {
+		d.Slot = q.name()
+	}
+	args := append(l.settleArgs(settleOnceScript, d, units, q, lost), l.journalKey(e), e.First, e.Last, journalKept.Milliseconds())
 	if _, err := l.runOnce(ctx, settleOnceScript, args); err != nil {
 		return 0, err
 	}

@@ -37,11 +37,8 @@ if mark then
     paid = true
     call('HINCRBY', mark, 'holders', 1)
   elseif not seen then
-    local names = {}
-    for i = 1, bounds do names[i] = KEYS[i] end
-    names[bounds + 1] = mark
     call('HSET', mark, 'id', ARGV[8], 'units', ARGV[7], 'holders', 1,
-      'at', string.format('%.0f', now), 'keys', redis.sha1hex(table.concat(names, ' ')))
+      'at', string.format('%.0f', now), 'keys', names(bounds, mark))
     call('PEXPIRE', mark, ARGV[9])
   end
 end

@@ -138,7 +138,7 @@ func TestRestoredOnce(t *testing.T) {
 	require.NoError(t, err)
 	e := metering.Entries{Tenant: id, Journal: "j", First: 8, Last: 8}
 	for i := range 3 {
-		last, err := both[i%2].SettleLate(t.Context(), e, d, 5)
+		last, err := both[i%2].SettleLate(t.Context(), e, d, 5, "")
 		require.NoError(t, err)
 		require.EqualValues(t, 8, last)
 		require.EqualValues(t, 75, counted(t, both[0], id, hour))

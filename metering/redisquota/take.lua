@@ -1,13 +1,14 @@
 -- Takes the units of a call from all of its bounds, or from none.
 --
--- KEYS: one per bound, then the one of the idempotency key if there is one, or
---       the one of the tenant's loans if units are to be lent.
--- ARGV: 1 the bounds; the others are left out if they are all as for a plain
---       call: 2 "1" to take and "0" to look, 3 the name of the slots that the
---       call holds, 4 and 5 the units and calls to lend beside those of the
---       call, 6 for how long, in ms, 7 the name of the loan, 8 the units of the
---       call, 9 the id of its event, 10 how long an idempotency key is
---       remembered in ms.
+-- KEYS: one per bound, the one of the tenant's receipts if one is asked for, then
+--       the one of the idempotency key if there is one, or the one of the tenant's
+--       loans if units are to be lent.
+-- ARGV: 1 the bounds, 2 the lane (8 bytes) and the number of the receipt, empty if
+--       none is asked for; the others are left out if they are all as for a plain
+--       call: 3 "1" to take and "0" to look, 4 the name of the slots that the call
+--       holds, 5 and 6 the units and calls to lend beside those of the call, 7 for
+--       how long, in ms, 8 the name of the loan, 9 the units of the call, 10 the id
+--       of its event, 11 how long an idempotency key is remembered in ms.
 -- Returns, packed: now in ms (6 bytes), the first bound that refused from 1 on,
 --       or 0 (1), whether it is a replay (1), the units charged if it is (6),
 --       units and calls lent (6, 6); for each bound: remaining (6), retry after
@@ -22,12 +23,24 @@ local NEVER = 281474976710655
 local time = call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 
+local bounds, mark = #ARGV[1] / BOUND, nil
+local receipts, lane, number, before
+if ARGV[2] == '' then
+  mark = KEYS[bounds + 1]
+else
+  receipts, mark = KEYS[bounds + 1], KEYS[bounds + 2]
+  lane, number = string.sub(ARGV[2], 1, 8), string.sub(ARGV[2], 9)
+  before = call('HGET', receipts, lane)
+  if before and string.sub(before, 1, 6) == number then return redis.error_reply('WITHDRAWN it has been settled without') end
+end
+
 -- The common case, in as few steps as it takes: a plain call, windows from
 -- which nothing has to be dropped and whose open entries take it. It comes
 -- before the functions because to make those takes longer than to decide.
-if struct and #ARGV == 1 then
-  local packed, headers, left, fits = ARGV[1], {}, '', true
-  for i = 1, #KEYS do
+if struct and #ARGV == 2 and (before or not receipts) then
+  local packed, stamp, headers, left = ARGV[1], struct.pack('>I6', now), {}, ''
+  local fits = not receipts or string.sub(before, 7, 9) == string.sub(stamp, 1, 3) -- see receipt.lua
+  for i = 1, bounds do
     local kind, weight, limit, window, resolution = struct.unpack(FORMAT, packed, (i - 1) * BOUND + 1)
     if kind > ATTEMPTS then fits = false break end
     local h = call('GETRANGE', KEYS[i], 0, 34)
@@ -44,18 +57,19 @@ if struct and #ARGV == 1 then
     left = left .. struct.pack('>I6I6', limit - sum, 0)
   end
   if fits then
-    for i = 1, #KEYS do call('SETRANGE', KEYS[i], 0, headers[i]) end
+    for i = 1, bounds do call('SETRANGE', KEYS[i], 0, headers[i]) end
+    if receipts then call('HSET', receipts, lane, number .. stamp) end
     return struct.pack('>I6BBI6I6I6', now, 0, 0, 0, 0, 0) .. left
   end
 end
 
 --LOG--
+--RECEIPT--
 
-local bounds = #ARGV[1] / BOUND
-local take, slot = ARGV[2] ~= '0', ARGV[3]
-local block, calls, ahead = tonumber(ARGV[4] or 0), tonumber(ARGV[5] or 0), tonumber(ARGV[6] or 0)
-local mark, loans, replay, units, id = KEYS[bounds + 1], nil, 0, 0, ''
-if mark and ARGV[7] ~= '' then
+local take, slot = ARGV[3] ~= '0', ARGV[4]
+local block, calls, ahead = tonumber(ARGV[5] or 0), tonumber(ARGV[6] or 0), tonumber(ARGV[7] or 0)
+local loans, replay, units, id = nil, 0, 0, ''
+if mark and ARGV[8] ~= '' then
   loans = mark
   mark = nil
 end
@@ -73,11 +87,10 @@ for i = 1, bounds do
   if kind == PERIOD then
     used = tonumber(call('GET', KEYS[i]) or 0)
   elseif kind == SLOTS then
-    if take then
-      call('ZREMRANGEBYSCORE', KEYS[i], '-inf', now)
-      used = call('ZCARD', KEYS[i])
-    else
-      used = call('ZCOUNT', KEYS[i], '(' .. string.format('%.0f', now), '+inf')
+    used = call('ZCOUNT', KEYS[i], '(' .. string.format('%.0f', now), '+inf')
+    if take then -- a few at once: a process that died may have left thousands
+      local over = call('ZCARD', KEYS[i]) - used
+      if over > 0 then call('ZREMRANGEBYRANK', KEYS[i], 0, math.min(over, 500) - 1) end
     end
   else
     local l = read_log(KEYS[i])
@@ -93,7 +106,7 @@ for i = 1, bounds do
     elseif kind == PERIOD then
       retry = math.max(1, last - now)
     elseif kind == SLOTS then
-      local first = call('ZRANGE', KEYS[i], 0, 0, 'WITHSCORES')
+      local first = call('ZRANGEBYSCORE', KEYS[i], '(' .. string.format('%.0f', now), '+inf', 'WITHSCORES', 'LIMIT', 0, 1)
       retry = math.min(1000, math.max(1, first[2] - now)) -- when a call will end nobody knows
     else
       retry = retry_after(logs[i], now, window, used + weight - limit)
@@ -132,14 +145,21 @@ if refused == 0 then
     if replay == 1 then
       call('HINCRBY', mark, 'holders', 1)
     else
-      call('HSET', mark, 'id', ARGV[9], 'units', ARGV[8], 'holders', 1,
-        'at', string.format('%.0f', now), 'keys', redis.sha1hex(table.concat(KEYS, ' ')))
-      call('PEXPIRE', mark, ARGV[10])
+      call('HSET', mark, 'id', ARGV[10], 'units', ARGV[9], 'holders', 1,
+        'at', string.format('%.0f', now), 'keys', names(bounds, mark))
+      call('PEXPIRE', mark, ARGV[11])
     end
   end
   if take and loans and block > 0 then
-    call('HSET', loans, ARGV[7], 1)
+    call('HSET', loans, ARGV[8], 1)
     call('PEXPIRE', loans, ahead + 3600000)
+  end
+  if take and receipts then
+    local rest = ''
+    if block > 0 or replay == 1 then
+      rest = pack_number(block, 6) .. pack_number(calls, 6) .. pack_number(replay, 1) .. id
+    end
+    leave(receipts, lane, number, before, now, rest)
   end
 end
 

@@ -22,9 +22,10 @@ type script struct {
 	hash   any
 }
 
-// newScript puts the functions of the log where the source wants them.
+// newScript puts the functions that scripts share where the source wants them.
 func newScript(source string) script {
 	source = strings.Replace(source, "--LOG--", logLua, 1)
+	source = strings.Replace(source, "--RECEIPT--", receiptLua, 1)
 	sum := sha1.Sum([]byte(source))
 	return script{source: source, hash: hex.EncodeToString(sum[:])}
 }
@@ -56,11 +57,12 @@ func (s script) run(ctx context.Context, client Client, args []any) (string, err
 	return cmd.Val(), nil
 }
 
-// keys names the counters of a request. The tenant in braces puts all of them
-// into one slot of a Redis Cluster, where one script may touch them.
+// keys names the counters of a request, with room for two more. The tenant in
+// braces puts all of them into one slot of a Redis Cluster, where one script may
+// touch them.
 func (l *Limiter) keys(r metering.Request) []string {
 	base := l.base(r.Tenant)
-	keys := make([]string, len(r.Bounds), len(r.Bounds)+1)
+	keys := make([]string, len(r.Bounds), len(r.Bounds)+2)
 	var room [128]byte
 	for i, b := range r.Bounds {
 		key := append(room[:0], base...)
@@ -80,13 +82,28 @@ func (l *Limiter) keys(r metering.Request) []string {
 		}
 		keys[i] = string(key)
 	}
-	if r.Key != "" {
-		keys = append(keys, base+"i:"+r.Key)
-	} else if r.Block.ID != "" {
-		keys = append(keys, base+"l")
-	}
 	return keys
 }
+
+// callKeys names all that a call touches.
+func (l *Limiter) callKeys(r metering.Request) []string {
+	keys := l.keys(r)
+	if r.Receipt {
+		keys = append(keys, l.base(r.Tenant)+"r")
+	}
+	switch {
+	case r.Key != "":
+		return append(keys, l.idempotencyKey(r.Tenant, r.Key))
+	case r.Block.ID != "":
+		return append(keys, l.loansKey(r.Tenant))
+	default:
+		return keys
+	}
+}
+
+func (l *Limiter) idempotencyKey(id tenant.ID, key string) string { return l.base(id) + "i:" + key }
+
+func (l *Limiter) loansKey(id tenant.ID) string { return l.base(id) + "l" }
 
 func (l *Limiter) base(t tenant.ID) string { return l.prefix + ":{" + t.String() + "}:" }
 
