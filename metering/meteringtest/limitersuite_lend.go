@@ -7,7 +7,6 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/mcpsaas/mcpsaas/metering"
-	"github.com/mcpsaas/mcpsaas/tenancy/tenant"
 )
 
 func testSlots(t *testing.T, f LimiterFixture) {
@@ -49,46 +48,7 @@ func testSlots(t *testing.T, f LimiterFixture) {
 	require.False(t, take(t, f, again(r)).Allowed)
 }
 
-// Mutation seen here: slots that never expire.
-func testSlotsExpire(t *testing.T, f LimiterFixture) {
-	renewer, ok := f.Limiter.(metering.Renewer)
-	require.True(t, ok)
-	r := request(1, metering.Concurrent(2))
-	crashed, alive := take(t, f, r), take(t, f, r)
-	require.True(t, crashed.Allowed)
-	require.False(t, take(t, f, r).Allowed)
-	f.Advance(20 * time.Second)
-	require.NoError(t, renewer.Renew(t.Context(), alive))
-	f.Advance(10*time.Second - time.Millisecond)
-	require.False(t, take(t, f, r).Allowed)
-	f.Advance(time.Millisecond)
-	d, err := f.Limiter.Peek(t.Context(), r)
-	require.NoError(t, err)
-	require.True(t, d.Allowed)
-	require.True(t, take(t, f, r).Allowed)
-	f.Advance(time.Second) // past what a refusal may be remembered for
-	require.False(t, take(t, f, r).Allowed, "the slot that was renewed has expired")
-
-	// It frees its slot; the one that crashed must not free another's.
-	settle(t, f, alive, 1)
-	require.True(t, take(t, f, r).Allowed)
-	settle(t, f, crashed, 1)
-	require.False(t, take(t, f, r).Allowed)
-}
-
-// lend asks for a block beside a call of one unit.
-func lend(t *testing.T, f LimiterFixture, r metering.Request, units, calls int64) metering.Decision {
-	t.Helper()
-	r.Block = metering.Block{ID: tenant.NewID().String(), Units: units, Calls: calls, Hold: 200 * time.Millisecond}
-	d := take(t, f, r)
-	require.True(t, d.Allowed)
-	return d
-}
-
 func testBlock(t *testing.T, f LimiterFixture) {
-	if f.Lends {
-		return
-	}
 	r := request(1, metering.PerHour(1_000), metering.PerHour(400))
 	r.Bounds[1].Attempts = true
 	d := lend(t, f, r, 80, 20)
@@ -111,9 +71,6 @@ func testBlock(t *testing.T, f LimiterFixture) {
 }
 
 func testBlockReturned(t *testing.T, f LimiterFixture) {
-	if f.Lends {
-		return
-	}
 	r := request(1, metering.PerHour(1_000), metering.PerHour(400), metering.PerMonth(10_000))
 	r.Bounds[1].Attempts = true
 	r.Bounds[2].Start, r.Bounds[2].End = month(f.Now())
@@ -127,33 +84,6 @@ func testBlockReturned(t *testing.T, f LimiterFixture) {
 	after, err := f.Limiter.Peek(t.Context(), r)
 	require.NoError(t, err)
 	require.Equal(t, []int64{969, 393, 9_969}, []int64{after.Limits[0].Remaining, after.Limits[1].Remaining, after.Limits[2].Remaining})
-}
-
-// Units of a block that are spent at the last moment must stay in the window
-// for its whole length. Mutation seen here: a block that counts from when it
-// was lent.
-func testBlockStamp(t *testing.T, f LimiterFixture) {
-	if f.Lends {
-		return
-	}
-	r := request(1, metering.Per(time.Minute, 1_000))
-	lent := lend(t, f, r, 100, 0)
-	require.EqualValues(t, 100, lent.Block.Units)
-	f.Advance(150 * time.Millisecond) // and here they are spent
-	f.Advance(time.Minute - time.Millisecond)
-	require.EqualValues(t, 899, left(t, f, r), "units were released before they had left the window")
-	f.Advance(time.Second + 200*time.Millisecond)
-	require.EqualValues(t, 1_000, left(t, f, r), "units were released late")
-
-	// Units of calls beside the block are given back to where they were.
-	lend(t, f, r, 100, 0)
-	f.Advance(100 * time.Millisecond)
-	r.Units = 30
-	d := take(t, f, r)
-	f.Advance(2 * time.Second)
-	take(t, f, r)
-	settle(t, f, d, 0)
-	require.EqualValues(t, 1_000-101-30, left(t, f, r))
 }
 
 func testReset(t *testing.T, f LimiterFixture) {

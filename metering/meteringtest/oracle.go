@@ -13,10 +13,12 @@ import (
 )
 
 // testRandom makes random calls, of weights 1 to 20, gives some of them back,
-// whole or in part, and compares each decision with all that was admitted.
+// whole or in part, takes more for others when they are settled, and compares each
+// decision with all that was admitted.
 //
 // Mutations seen here, in the limiters: an entry that counts by its first call,
-// units that are given back to a later entry or after they have left, entries
+// units that are given back to a later entry or after they have left, or taken
+// in addition as of the time of the call, entries
 // that are lost when the string is rewritten or skipped when they expire, and
 // runs of twice the resolution; in those that lend, blocks that count from when
 // they were lent, and a refusal for want of a block that has just been returned.
@@ -58,6 +60,7 @@ func testRandom(t *testing.T, f LimiterFixture) {
 				len(limiters), o.admitted, o.leased, o.refused, o.repeated, o.elsewhere)
 			require.NotZero(t, o.refused, "the limits were never reached")
 			require.NotZero(t, o.admitted)
+			require.NotZero(t, o.extra)
 			if f.Lends && len(limits) > 1 {
 				require.NotZero(t, o.leased, "no call was served by a block")
 			}
@@ -77,8 +80,10 @@ type oracle struct {
 	lent     time.Time    // when the last block was
 	now      time.Time    // the last decision; what is decided from memory may go back by a millisecond
 	full     time.Time    // the last refusal, or the beginning
+	taken    time.Time    // the last units in addition
 
 	admitted, leased             int
+	extra                        int64 // units that were taken by Settle
 	refused, repeated, elsewhere int
 }
 
@@ -87,6 +92,10 @@ type oracleCall struct {
 	decision metering.Decision
 	real     int64 // what the call is charged now
 	beside   bool  // a block that was lent before could still be spent
+	more     bool  // units were taken in addition, which another one is for
+
+	// unsure is how much later than at decision.Time they may have been taken.
+	unsure time.Duration
 
 	// What each bound may count for it: within its window, and for as long
 	// after it as it may be late.
@@ -95,8 +104,13 @@ type oracleCall struct {
 
 func (o *oracle) step() {
 	o.pause()
-	if n := len(o.calls); n > 0 && o.random.IntN(5) == 0 {
-		o.settle(&o.calls[n-1-o.random.IntN(min(n, 40))])
+	if n := len(o.calls); n > 0 {
+		switch c := &o.calls[n-1-o.random.IntN(min(n, 40))]; o.random.IntN(20) {
+		case 0, 1, 2, 3:
+			o.settle(c)
+		case 4:
+			o.settleMore(c)
+		}
 	}
 	o.r.Units = 1 + o.random.Int64N(20)
 	if o.f.Advance == nil && o.now.Sub(o.full) > o.window {
@@ -129,7 +143,8 @@ func (o *oracle) step() {
 	for i, b := range o.r.Bounds {
 		inside, most := o.count(i, o.now)
 		require.LessOrEqual(o.t, inside, b.Units, "over-admitted: a window holds more than the limit")
-		if d.Allowed && (len(o.limiters) == 1 || d.Source == metering.SourceLimiter) { // beside a block one doesn't see what others take
+		// Beside a block one doesn't see what others take, or what Settle does.
+		if d.Allowed && (d.Source == metering.SourceLimiter || len(o.limiters) == 1 && d.Time.Sub(o.taken) > o.f.Late) {
 			require.LessOrEqual(o.t, d.Limits[i].Remaining, b.Units-inside, "more left than the window has room for")
 			if !o.f.Lends { // else some are in blocks that are to be returned
 				require.GreaterOrEqual(o.t, d.Limits[i].Remaining, b.Units-most, "units were released late")
@@ -194,7 +209,7 @@ func (o *oracle) count(i int, at time.Time) (inside, most int64) {
 		case age < b.Window:
 			inside += c.real
 			most += c.within[i]
-		case age < b.Window+b.Resolution()+o.f.Late:
+		case age < b.Window+b.Resolution()+o.f.Late+c.unsure:
 			most += c.after[i]
 		}
 	}
@@ -218,7 +233,7 @@ func (o *oracle) pause() {
 
 // settle gives back a part of an earlier call, or all of it.
 func (o *oracle) settle(c *oracleCall) {
-	if c.real == 0 {
+	if c.real == 0 || c.more {
 		return
 	}
 	units := o.random.Int64N(c.real)
@@ -252,10 +267,46 @@ func (o *oracle) settle(c *oracleCall) {
 	}
 }
 
+// settleMore takes units for an earlier call in addition, which count from now on.
+func (o *oracle) settleMore(c *oracleCall) {
+	if c.real == 0 || c.more {
+		return
+	}
+	peek := o.r
+	peek.Units = 0
+	before, err := c.by.Peek(o.t.Context(), peek)
+	require.NoError(o.t, err)
+	d, want := c.decision, c.real+1+o.random.Int64N(20)
+	d.Units = c.real
+	charged, err := c.by.Settle(o.t.Context(), d, want)
+	require.NoError(o.t, err)
+	after, err := c.by.Peek(o.t.Context(), peek)
+	require.NoError(o.t, err)
+	more := charged - c.real
+	require.GreaterOrEqual(o.t, more, int64(0))
+	require.LessOrEqual(o.t, charged, want)
+	if charged < want && !o.f.Lends { // else others may hold the rest
+		full := false
+		for i, b := range o.r.Bounds {
+			_, most := o.count(i, before.Time)
+			full = full || more >= b.Units-most
+		}
+		require.True(o.t, full, "fewer units than every limit had room for")
+	}
+	c.more = true
+	extra := oracleCall{by: c.by, real: more, more: true, unsure: after.Time.Sub(before.Time)}
+	extra.decision.Time = before.Time
+	for range o.r.Bounds {
+		extra.within, extra.after = append(extra.within, more), append(extra.after, more)
+	}
+	o.calls = append(o.calls, extra)
+	o.extra, o.taken = o.extra+more, after.Time
+}
+
 // forget drops what no window reaches any more.
 func (o *oracle) forget(now time.Time) {
 	longest := o.r.Bounds[len(o.r.Bounds)-1]
-	for len(o.calls) > 0 && now.Sub(o.calls[0].decision.Time) > longest.Window+2*longest.Resolution()+2*o.f.Late {
+	for len(o.calls) > 0 && now.Sub(o.calls[0].decision.Time)-o.calls[0].unsure > longest.Window+2*longest.Resolution()+2*o.f.Late {
 		o.calls = o.calls[1:]
 	}
 }
