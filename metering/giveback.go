@@ -9,7 +9,7 @@ import (
 )
 
 // Run returns what is left of blocks when their time is over, and of all when
-// ctx is done; then it waits for late answers too, two seconds in all. While it
+// ctx is done (a Meter with a journal returns later what it can't); then it waits for late answers too, two seconds in all. While it
 // does not run, nothing is lent.
 func (l *Leased) Run(ctx context.Context) error {
 	l.mu.Lock()
@@ -31,7 +31,9 @@ func (l *Leased) Run(ctx context.Context) error {
 			// The units would be lost until a window has passed.
 			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), settleTimeout)
 			defer cancel()
-			l.collect(ctx, true)
+			if !l.collect(ctx, true) {
+				l.abandon(ctx)
+			}
 			for l.late.Load() > 0 && ctx.Err() == nil {
 				select {
 				case <-ticker.C:
@@ -71,6 +73,21 @@ func (l *Leased) collect(ctx context.Context, all bool) bool {
 	l.grants = append(kept, l.grants...)
 	l.mu.Unlock()
 	return ok
+}
+
+// abandon has what could not be returned noted, for the next process.
+func (l *Leased) abandon(ctx context.Context) {
+	l.mu.Lock()
+	grants := l.grants
+	l.grants = nil
+	l.mu.Unlock()
+	for _, g := range grants {
+		a := g.line.account
+		a.mu.Lock()
+		d := g.decision()
+		a.mu.Unlock()
+		l.unsettled(context.WithoutCancel(ctx), d, 0, errBreakerOpen)
+	}
 }
 
 // returnWithin returns a block, but does not wait for ever for a limiter that
@@ -118,6 +135,11 @@ func (l *Leased) giveBack(ctx context.Context, id tenant.ID) (returns int) {
 	return l.returns(id)
 }
 
+// decision is what is settled to return what is left of a block.
+func (g *grant) decision() Decision {
+	return Decision{Allowed: true, Refused: -1, Time: g.at, Block: g.left, Request: Request{Tenant: g.line.tenant, Bounds: g.line.bounds}}
+}
+
 // giveBackGrant returns what is left of a block that is closed, or waits until
 // somebody else has who began before. If that fails it may be tried again: the
 // limiter takes a block back once.
@@ -139,10 +161,10 @@ func (l *Leased) giveBackGrant(ctx context.Context, g *grant) bool {
 		a.mu.Unlock()
 		return true
 	}
-	left := g.left
+	d := g.decision()
 	g.returning = make(chan struct{})
 	a.mu.Unlock()
-	_, err := l.limiter.Settle(ctx, Decision{Allowed: true, Refused: -1, Time: g.at, Block: left, Request: Request{Tenant: n.tenant, Bounds: n.bounds}}, 0)
+	_, err := l.limiter.Settle(ctx, d, 0)
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if err == nil || l.now().Sub(g.sent) > loanKept {

@@ -306,6 +306,51 @@ func TestJournalOutlivesItsProcess(t *testing.T) {
 	require.EqualValues(t, 51, b.sink.Units(b.tenant.ID))
 }
 
+// What is left of a block when a process ends while the limiter is away is returned
+// by the next one.
+//
+// Mutation seen here: without a note of it, the block stays counted as used.
+func TestBlockOutlivesItsProcess(t *testing.T) {
+	t.Parallel()
+	b, g := throughGate(t, metering.Options{})
+	b.tenant = newTenant(tenant.Pro)
+	dir := t.TempDir()
+	next := func() (stop func()) {
+		opts := journaled(t, dir, metering.Options{})
+		spool := opts.Journal.(*usage.Spool)
+		var err error
+		b.meter, err = metering.New(g, b.sink, opts)
+		require.NoError(t, err)
+		end := run(t, b.meter)
+		return func() {
+			end()
+			require.NoError(t, spool.Close())
+		}
+	}
+	call := func() {
+		_, err := invoke(b.ctx(t), metering.WithMetering(b.meter, "search", ok), "search", nil)
+		require.NoError(t, err)
+	}
+	counted := func() int64 {
+		d, err := g.Limiter.Peek(t.Context(), metering.Request{Tenant: b.tenant.ID, Bounds: []metering.Bound{{Limit: metering.PerHour(100_000)}}})
+		require.NoError(t, err)
+		return 100_000 - d.Limits[0].Remaining
+	}
+	for lent := false; !lent; { // what is lent may have been returned just in time
+		g.away.Store(false)
+		stop := next()
+		for counted() == b.sink.Units(b.tenant.ID) {
+			call()
+		}
+		g.away.Store(true)
+		stop()
+		lent = counted() > b.sink.Units(b.tenant.ID)
+	}
+	g.away.Store(false)
+	defer next()()
+	b.requireAgreement(t, b.tenant)
+}
+
 // Without a journal the meter says how much the limiter will not be told.
 func TestNoJournal(t *testing.T) {
 	t.Parallel()

@@ -79,7 +79,7 @@ type Request struct {
 // than its limit.
 type Block struct {
 	// ID names the loan; nothing is lent without it. What is left of a loan is
-	// given back once, however often that is tried, within an hour. The name of
+	// given back once, however often that is tried, within a day. The name of
 	// one of which nothing is left may be used again.
 	ID string
 

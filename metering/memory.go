@@ -40,8 +40,9 @@ type memoryKey struct {
 
 type chargeKey struct{ tenant, key string }
 
-// loanKept is how long after its end a loan may be given back.
-const loanKept = time.Hour
+// loanKept is how long after its end a loan may be given back: longer than the
+// limiter is away.
+const loanKept = 24 * time.Hour
 
 // counter counts a period.
 type counter struct {
@@ -270,15 +271,6 @@ func (m *Memory) Reset(ctx context.Context, r Request) error {
 	}
 	maps.DeleteFunc(m.loans, func(k chargeKey, _ time.Time) bool { return k.tenant == r.Tenant.String() })
 	return nil
-}
-
-// forgetKeys forgets idempotency keys, and leaves the counters.
-func (m *Memory) forgetKeys() {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if len(m.charges) > 0 {
-		m.charges = make(map[chargeKey]*charge)
-	}
 }
 
 func key(tenant string, b Bound) memoryKey {

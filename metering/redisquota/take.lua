@@ -152,7 +152,7 @@ if refused == 0 then
   end
   if take and loans and block > 0 then
     call('HSET', loans, ARGV[8], 1)
-    call('PEXPIRE', loans, ahead + 3600000)
+    call('PEXPIRE', loans, ahead + 86400000)
   end
   if take and receipts then
     local rest = ''
