@@ -30,3 +30,10 @@ func (m *Meter) Waits() bool { return m.guard.leased.late.Load() > 0 }
 
 // LookSoon has the ledger asked again after the given times. Call it before Run.
 func (m *Meter) LookSoon(pauses ...time.Duration) { m.seeder.pauses = pauses }
+
+// LocalKeys returns how many idempotency keys are remembered in place of the limiter.
+func (m *Meter) LocalKeys() int {
+	m.guard.local.mu.Lock()
+	defer m.guard.local.mu.Unlock()
+	return len(m.guard.local.charges)
+}

@@ -32,17 +32,21 @@ type guard struct {
 	permits chan struct{}
 	outages atomic.Int64 // breaker openings that have ended
 
+	// local counts what is admitted without the limiter. It goes on from one
+	// outage to the next: one that fails every other question must not give each
+	// call that it fails a limit that nothing has been used of.
+	local *Memory
+
 	mu       sync.Mutex
 	failures int           // in a row
 	probeAt  time.Time     // when an open breaker lets the next question through
 	probing  bool          // somebody asks beside the calls while the breaker is open
-	local    *Memory       // counts of the present outage; nil if there is none
 	returned chan struct{} // closed when the limiter answers again; nil if nobody waits
 }
 
 func newGuard(l Limiter, budget time.Duration, now func() time.Time) *guard {
 	leased, _ := l.(*Leased)
-	return &guard{limiter: l, leased: leased, budget: budget, now: now, permits: make(chan struct{}, atOnce(l))}
+	return &guard{limiter: l, leased: leased, budget: budget, now: now, permits: make(chan struct{}, atOnce(l)), local: NewMemory(now)}
 }
 
 // atOnce is how many questions l is asked at once: inFlight, or as many as l
@@ -80,13 +84,7 @@ func (g *guard) peek(ctx context.Context, r Request) (d Decision, err error) {
 
 func (g *guard) settle(ctx context.Context, d Decision, units int64) (charged int64, err error) {
 	if d.Source == SourceLocal {
-		g.mu.Lock()
-		local := g.local
-		g.mu.Unlock()
-		if local == nil { // the outage has ended, and its counts with it
-			return units, nil
-		}
-		return local.Settle(ctx, d, units)
+		return g.local.Settle(ctx, d, units)
 	}
 	if g.leased != nil {
 		if charged, ok := g.leased.settleLocal(d, units); ok {
@@ -102,12 +100,6 @@ func (g *guard) settle(ctx context.Context, d Decision, units int64) (charged in
 
 // takeLocal decides for this process alone, which has its share of each limit.
 func (g *guard) takeLocal(ctx context.Context, r Request, processes int64) (Decision, error) {
-	g.mu.Lock()
-	if g.local == nil {
-		g.local = NewMemory(g.now)
-	}
-	local := g.local
-	g.mu.Unlock()
 	shared := r
 	if processes > 1 {
 		shared.Bounds = slices.Clone(r.Bounds)
@@ -115,7 +107,7 @@ func (g *guard) takeLocal(ctx context.Context, r Request, processes int64) (Deci
 			shared.Bounds[i].Units = max(1, r.Bounds[i].Units/processes)
 		}
 	}
-	d, err := local.Take(ctx, shared)
+	d, err := g.local.Take(ctx, shared)
 	d.Source, d.Request = SourceLocal, r
 	for i := range d.Limits {
 		d.Limits[i].Units = r.Bounds[i].Units
@@ -197,7 +189,8 @@ func (g *guard) report(err error) {
 		if g.failures >= breakerFailures {
 			g.outages.Add(1)
 		}
-		g.failures, g.local = 0, nil
+		g.failures = 0
+		g.local.forgetKeys() // the journal has told the limiter of them, or will
 		if g.returned != nil {
 			close(g.returned)
 			g.returned = nil

@@ -273,6 +273,15 @@ func (m *Memory) Reset(ctx context.Context, r Request) error {
 	return nil
 }
 
+// forgetKeys forgets idempotency keys, and leaves the counters.
+func (m *Memory) forgetKeys() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if len(m.charges) > 0 {
+		m.charges = make(map[chargeKey]*charge)
+	}
+}
+
 func key(tenant string, b Bound) memoryKey {
 	k := memoryKey{tenant: tenant, tool: b.Tool, attempts: b.Attempts, limit: b.id()}
 	if b.Period != "" {

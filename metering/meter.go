@@ -314,7 +314,7 @@ func (m *Meter) Reset(ctx context.Context, t tenant.Tenant) error {
 	if err := resetter.Reset(ctx, r); err != nil {
 		return fmt.Errorf("metering: reset tenant: %w", err)
 	}
-	return nil
+	return m.guard.local.Reset(ctx, r)
 }
 
 // Check reports whether the limiter can be asked, for a health check. It asks

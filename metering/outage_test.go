@@ -3,6 +3,7 @@ package metering_test
 import (
 	"context"
 	"errors"
+	"strconv"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -146,6 +147,71 @@ func TestUnitsNotGivenBack(t *testing.T) {
 	require.EqualValues(t, 1, b.meter.Stats().SettleFailed)
 	require.Zero(t, b.sink.Units(b.tenant.ID), "never billed for what was not done")
 	limiter.away.Store(false)
+}
+
+// A limiter that fails every other question does not make Allow a plan without
+// limits: what it lets through is bounded in any window, for each process.
+//
+// Mutations seen here: counts that begin anew with each answer, and keys that do
+// not; units that were let
+// through and not given back once the limiter had answered; a Reset of the limiter
+// alone.
+func TestFlapping(t *testing.T) {
+	t.Parallel()
+	limiter, clock := newBreakable()
+	var failsNext atomic.Bool
+	limiter.take = func(_ context.Context, r metering.Request) (metering.Decision, error) {
+		if failsNext.Swap(false) {
+			return metering.Decision{}, errAway
+		}
+		return metering.Decision{Allowed: true, ID: r.ID, Units: r.Units, Refused: -1, Time: clock.Now(), Request: r,
+			Source: metering.SourceLimiter, Limits: make([]metering.LimitState, len(r.Bounds))}, nil
+	}
+	b := newBenchOn(t, struct {
+		*breakable
+		metering.Resetter
+	}{limiter, limiter.Limiter.(*metering.Memory)}, clock, nil)
+	b.tenant = newTenant(tenant.Starter) // 1,000 an hour
+	// letThrough returns how many calls of 20 units of an hour's many get through.
+	letThrough := func(h handler) (n int64) {
+		before := b.meter.Stats().Unmetered
+		for range 100 {
+			failsNext.Store(true)
+			_, err := invoke(b.ctx(t), metering.WithMetering(b.meter, "report", h), "report", nil)
+			if errors.Is(err, metering.ErrQuotaExceeded) {
+				require.ErrorContains(t, err, "hour")
+			}
+			_, err = invoke(b.ctx(t), metering.WithMetering(b.meter, "report", ok), "report", nil)
+			require.NoError(t, err, "the limiter has admitted it")
+		}
+		return b.meter.Stats().Unmetered - before
+	}
+	// Calls that fail once the limiter has answered another.
+	failsLater := func(ctx context.Context, req *mcp.CallToolRequest, in noArgs) (*mcp.CallToolResult, answer, error) {
+		_, err := invoke(b.ctx(t), metering.WithMetering(b.meter, "report", ok), "report", nil)
+		require.NoError(t, err)
+		return fails(ctx, req, in)
+	}
+	require.EqualValues(t, 100, letThrough(failsLater), "units that were let through and not used were not given back")
+	require.EqualValues(t, 50, letThrough(ok))
+	clock.Advance(59 * time.Minute)
+	require.EqualValues(t, 0, letThrough(ok))
+	clock.Advance(2*time.Minute + time.Millisecond)
+	require.EqualValues(t, 50, letThrough(ok))
+	require.NoError(t, b.meter.Reset(t.Context(), b.tenant))
+	require.EqualValues(t, 50, letThrough(ok))
+	require.False(t, b.meter.Stats().BreakerOpen)
+
+	// Keys are as many as calls, and the limiter's own as soon as it answers.
+	b.tenant = newTenant(tenant.Starter)
+	for i := range 10 {
+		failsNext.Store(true)
+		_, err := invoke(b.ctx(t), metering.WithMetering(b.meter, "report", ok), "report", withKey(strconv.Itoa(i)))
+		require.NoError(t, err)
+		require.Equal(t, 1, b.meter.LocalKeys())
+		_, err = invoke(b.ctx(t), metering.WithMetering(b.meter, "report", ok), "report", nil)
+		require.NoError(t, err)
+	}
 }
 
 // A caller that gives up is no reason to think that the limiter is away.

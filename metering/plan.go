@@ -17,8 +17,9 @@ const (
 	Deny Outage = iota
 
 	// Allow serves the calls and marks their events Unmetered. "Open" is not
-	// "unlimited": each process counts the plan's limits by itself for as
-	// long as the outage lasts, so N processes admit at most N times a limit.
+	// "unlimited": each process counts by itself what it lets through, from one
+	// outage to the next, so N processes let at most N times a limit through in
+	// any of its windows or periods.
 	Allow
 
 	// Share is Allow with a part of each limit for each process: what it allows
