@@ -107,6 +107,7 @@ func TestPrices(t *testing.T) {
 	b := newBench(t, &metering.Options{Tools: map[string]metering.Tool{
 		"bulk": {UnitsFunc: metering.UnitsOf(func(in items) int64 { return int64(len(in.IDs)) })},
 		"odd":  {UnitsFunc: func(*mcp.CallToolRequest) (int64, error) { return -1, nil }},
+		"said": {UnitsFunc: func(*mcp.CallToolRequest) (int64, error) { return 0, nil }},
 	}})
 	bulk := metering.WithMetering(b.meter, "bulk", ok)
 	call := func(args string) error {
@@ -121,8 +122,12 @@ func TestPrices(t *testing.T) {
 	_, err := invoke(b.ctx(t), metering.WithMetering(b.meter, "odd", ok), "odd", nil)
 	require.ErrorContains(t, err, "-1 units")
 	b.requireCharged(t, 3)
+	_, err = invoke(b.ctx(t), metering.WithMetering(b.meter, "said", adds(2, 3)), "said", nil)
+	require.NoError(t, err)
+	b.requireCharged(t, 8)
 }
 
+// Mutation seen here: what the handler of a free tool says that it costs is charged.
 func TestUnlimitedPlanAsksNobody(t *testing.T) {
 	t.Parallel()
 	limiter := &limiterFunc{take: func(context.Context, metering.Request) (metering.Decision, error) {
@@ -138,8 +143,10 @@ func TestUnlimitedPlanAsksNobody(t *testing.T) {
 
 	// Neither do free tools, nor the platform's own probes.
 	b.tenant = newTenant(tenant.Free)
-	_, err = invoke(b.ctx(t), metering.WithMetering(b.meter, "help", ok), "help", nil)
-	require.NoError(t, err)
+	for _, h := range []handler{ok, charges(7), adds(7)} { // which may serve other tools too
+		_, err = invoke(b.ctx(t), metering.WithMetering(b.meter, "help", h), "help", nil)
+		require.NoError(t, err)
+	}
 	b.tenant.Scopes = []string{tenant.ScopeCanary}
 	_, err = invoke(b.ctx(t), metering.WithMetering(b.meter, "report", charges(7)), "report", nil)
 	require.NoError(t, err)

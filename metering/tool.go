@@ -34,16 +34,17 @@ type Tool struct {
 
 	// UnitsFunc, if set, is asked instead of Units. It sees the raw arguments
 	// (see [UnitsOf] for typed ones), and through the Middleware alone also
-	// invalid ones. Zero units are a free call; an error, or a negative price,
-	// refuses the call with that error before the tool runs. It is called once
-	// per run of the tool and must be fast and safe for concurrent use.
+	// invalid ones. Zero units are a free call, unless its handler says what it
+	// costs; an error, or a negative price, refuses the call with that error
+	// before the tool runs. It is called once per run of the tool and must be
+	// fast and safe for concurrent use.
 	UnitsFunc func(*mcp.CallToolRequest) (int64, error)
 
 	// Charge says which outcomes cost. Defaults to ChargeOnSuccess.
 	Charge ChargePolicy
 
-	// Free makes the tool cost nothing and never touch the limiter; its calls
-	// are recorded with 0 units.
+	// Free makes the tool cost nothing and never touch the limiter, whatever its
+	// handler says by Charge; its calls are recorded with 0 units.
 	Free bool
 }
 

@@ -69,7 +69,10 @@ func (m *Meter) settlePanic(ctx context.Context, c *call) {
 // tool's ChargePolicy still decides whether it is charged at all. More than was
 // reserved is charged as far as the limits of the tenant still admit it, so
 // reserve the most that a call may cost. The replay of a call with an
-// idempotency key costs what its first run did.
+// idempotency key costs what its first run did. A call of a tool that is Free stays
+// free, as does a probe by the platform: one handler may serve free tools and others.
+// A tool that costs what its handler says and nothing else has a UnitsFunc that
+// returns 0.
 //
 // Charge returns an error if units is negative or more than MaxUnits, or if ctx
 // is not that of a metered call.
