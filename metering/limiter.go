@@ -10,6 +10,16 @@ import (
 // Limiter counts units against limits. redisquota.Limiter is the one for
 // production, [Memory] the one for a single process; meteringtest.TestLimiter
 // is what both must pass. All methods are safe for concurrent use.
+//
+// What a limiter can do besides is known by its methods: [Renewer], [Resetter],
+// [Restorer], where it says what errors may tell, and [Seeder]. A Meter looks for
+// two more:
+//
+//   - Check(context.Context) error reports whether it can be asked. Meter.Check asks
+//     it, and [Meter.Run] once a second while the limiter is away, so that no call
+//     has to; without it, calls do, and Meter.Check tells how the last of them went.
+//   - AtOnce() int is how many questions it is good for at once; a Meter asks at
+//     most so many, 16 if it is less or not said, and has the others wait.
 type Limiter interface {
 	// Take takes r.Units from every bound of r at once, or from none: then
 	// Decision.Allowed is false and nothing has changed. An error means that
