@@ -6,11 +6,17 @@ import (
 	"sync"
 )
 
-// Run does what a Meter does beside the calls, until ctx is done: it returns
-// what is left of the units that the limiter has lent, and tells alerts. It
-// returns nil once that has ended in good order, within seconds. Call it once, for as long as the
-// server serves; a Meter that does not run works, and asks the limiter for
-// every call and tells nobody.
+// Run does what a Meter does beside the calls, until ctx is done: it returns what
+// is left of the units that the limiter has lent, asks a limiter that was away
+// whether it is there again, tells it what Options.Journal has kept, compares its
+// counters with Options.Ledger, and tells alerts. It returns nil once that has
+// ended in good order, within seconds. Call it once, for as long as the server
+// serves.
+//
+// A Meter that does not run works: it asks the limiter for every call. But then
+// nobody is told of thresholds, what the journal keeps waits there, a counter that
+// was lost stays empty, and while the limiter is away, one call a second asks it: if
+// it hangs, for as long as Options.Budget.
 func (m *Meter) Run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
