@@ -288,41 +288,6 @@ func TestWrapperUnderAnotherName(t *testing.T) {
 	require.Len(t, b.sink.Events(), 1)
 }
 
-func TestCoverage(t *testing.T) {
-	t.Parallel()
-	b := newBench(t, nil)
-	server := newServer()
-	// Neither a tenant that is missing nor a filter may hide a tool.
-	server.AddReceivingMiddleware(func(mcp.MethodHandler) mcp.MethodHandler {
-		return func(context.Context, string, mcp.Request) (mcp.Result, error) { return nil, errors.New("no tenant") }
-	})
-	mcp.AddTool(server, &mcp.Tool{Name: "search"}, metering.WithMetering(b.meter, "search", ok))
-	require.NoError(t, b.meter.Coverage(t.Context(), server))
-
-	mcp.AddTool(server, &mcp.Tool{Name: "report"}, ok)
-	err := b.meter.Coverage(t.Context(), server)
-	require.ErrorContains(t, err, `"report" is not metered`)
-	require.NotContains(t, err.Error(), "search")
-
-	server.AddReceivingMiddleware(b.meter.Middleware())
-	require.NoError(t, b.meter.Coverage(t.Context(), server))
-	mcp.AddTool(server, &mcp.Tool{Name: "unpriced"}, ok)
-	require.ErrorContains(t, b.meter.Coverage(t.Context(), server), `"unpriced" has no price`)
-	for range server.Sessions() {
-		t.Fatal("a session is left behind")
-	}
-}
-
-func TestManyPagesOfTools(t *testing.T) {
-	t.Parallel()
-	b := newBench(t, nil)
-	server := mcp.NewServer(&mcp.Implementation{Name: "shop", Version: "v1.0.0"}, &mcp.ServerOptions{PageSize: 2})
-	for i := range 5 {
-		mcp.AddTool(server, &mcp.Tool{Name: fmt.Sprintf("tool%d", i)}, ok)
-	}
-	require.ErrorContains(t, b.meter.Coverage(t.Context(), server), `"tool4" is not metered`)
-}
-
 // From revision 2026-07-28 on every result names its type, refusals too.
 func TestRefusalNamesItsType(t *testing.T) {
 	t.Parallel()

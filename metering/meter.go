@@ -8,7 +8,6 @@ import (
 	"maps"
 	"slices"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/mcpsaas/mcpsaas/metering/usage"
@@ -36,8 +35,9 @@ type Options struct {
 	// Now is the local clock. Defaults to time.Now.
 	Now func() time.Time
 
-	// Budget is how long one question to the limiter may take. A call meets
-	// at most one that fails before its tool runs, and at most one after.
+	// Budget is how long one question to the limiter may take. A call waits so
+	// long at most once before its tool runs and once after, and once more if the
+	// sink fails then. After five failures in a row calls ask nothing.
 	// Defaults to 25 ms.
 	Budget time.Duration
 
@@ -116,10 +116,9 @@ type Meter struct {
 	journal   *journal // nil if there is none
 	seeder    *seeder  // nil if there is no ledger
 
-	mu        sync.RWMutex
-	wrapped   map[string]bool // tools that WithMetering has wrapped
-	known     map[string]bool // tools without a price that have been seen to exist
-	installed atomic.Bool     // Middleware has been put into a server
+	mu      sync.RWMutex
+	wrapped map[string]bool // tools that WithMetering has wrapped
+	known   map[string]bool // tools without a price that have been seen to exist
 
 	counters
 }

@@ -24,7 +24,6 @@ import (
 //	server.AddReceivingMiddleware(mcptenant.Middleware(nil), meter.Middleware())
 func (m *Meter) Middleware() mcp.Middleware {
 	return func(next mcp.MethodHandler) mcp.MethodHandler {
-		m.installed.Store(true)
 		return func(ctx context.Context, method string, req mcp.Request) (mcp.Result, error) {
 			if list, ok := req.(*mcp.ListToolsRequest); ok {
 				return m.listTools(ctx, next, method, list)
@@ -32,6 +31,9 @@ func (m *Meter) Middleware() mcp.Middleware {
 			r, ok := req.(*mcp.CallToolRequest)
 			if !ok || r.Params == nil {
 				return next(ctx, method, req)
+			}
+			if res, ok, err := m.probed(ctx, next, method, r); ok {
+				return res, err
 			}
 			c := &call{meter: m}
 			ctx = context.WithValue(ctx, callKey{}, c)

@@ -11,6 +11,7 @@ import (
 	"github.com/modelcontextprotocol/go-sdk/jsonrpc"
 	"github.com/modelcontextprotocol/go-sdk/mcp"
 
+	"github.com/mcpsaas/mcpsaas/internal/mcpprobe"
 	"github.com/mcpsaas/mcpsaas/tenancy/tenant"
 )
 
@@ -138,6 +139,9 @@ func Middleware(opts *MiddlewareOptions) mcp.Middleware {
 	m.log = logger(o.Logger)
 	return func(next mcp.MethodHandler) mcp.MethodHandler {
 		return func(ctx context.Context, method string, req mcp.Request) (mcp.Result, error) {
+			if req.GetExtra() == nil && mcpprobe.In(ctx) {
+				return next(ctx, method, req)
+			}
 			return m.receive(ctx, method, req, next)
 		}
 	}
