@@ -110,7 +110,7 @@ func plentyPlans() map[tenant.Plan]metering.Plan {
 	limits := []metering.Limit{metering.PerHour(10_000_000), metering.PerMonth(10_000_000)}
 	return map[tenant.Plan]metering.Plan{
 		tenant.Free:    {Limits: limits, OnOutage: metering.Deny},
-		tenant.Starter: {Limits: limits, OnOutage: metering.Allow, Tools: map[string][]metering.Limit{"report": {metering.PerHour(49_999)}}},
+		tenant.Starter: {Limits: limits, OnOutage: metering.Allow, Tools: map[string][]metering.Limit{"report": limits}},
 		tenant.Pro:     {Limits: limits, OnOutage: metering.Share},
 	}
 }

@@ -2,6 +2,7 @@ package metering
 
 import (
 	"log/slog"
+	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -14,6 +15,7 @@ type compiledPlan struct {
 	Plan
 	byTool map[string]*scope
 	other  *scope // any tool without a price of its own
+	all    *scope // every limit, of all tools together and of single ones
 }
 
 // scope is what the calls of one tool draw on.
@@ -39,7 +41,7 @@ func (l counted) used(d Decision) int64 {
 }
 
 func compile(p Plan, tools map[string]Tool) *compiledPlan {
-	c := &compiledPlan{Plan: p, byTool: make(map[string]*scope, len(tools)), other: newScope(p, "")}
+	c := &compiledPlan{Plan: p, byTool: make(map[string]*scope, len(tools)), other: newScope(p), all: newScope(p, slices.Sorted(maps.Keys(p.Tools))...)}
 	for name := range tools {
 		c.byTool[name] = newScope(p, name)
 	}
@@ -55,10 +57,10 @@ func (c *compiledPlan) scope(tool string) *scope {
 
 // newScope puts the attempts last, so that a used-up quota is what a refusal
 // names.
-func newScope(p Plan, tool string) *scope {
+func newScope(p Plan, tools ...string) *scope {
 	s := &scope{}
 	s.add(p.Limits, "")
-	if tool != "" {
+	for _, tool := range tools {
 		s.add(p.Tools[tool], tool)
 	}
 	if attempts, ok := p.attempts(); ok && s.hard {

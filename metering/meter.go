@@ -247,9 +247,10 @@ func (o Options) validate(limiter Limiter, sink usage.Sink) error {
 	return errors.Join(errs...)
 }
 
-// Remaining tells where the limits of the tenant in ctx stand, those that hold
-// for all tools together, but for shadow limits; none for an unlimited plan. It
-// asks the limiter and changes nothing.
+// Remaining tells where the limits of the tenant in ctx stand: those that hold
+// for all tools together, then those of single tools, which have the tool in their
+// names, but no shadow limits; none for an unlimited plan. It asks the limiter
+// once and changes nothing.
 func (m *Meter) Remaining(ctx context.Context) ([]LimitState, error) {
 	t, ok := tenant.FromContext(ctx)
 	if !ok {
@@ -259,7 +260,7 @@ func (m *Meter) Remaining(ctx context.Context) ([]LimitState, error) {
 	if !ok {
 		return nil, ErrUnknownPlan
 	}
-	s := plan.other
+	s := plan.all
 	if len(s.limits) == 0 {
 		return nil, nil
 	}
@@ -270,6 +271,9 @@ func (m *Meter) Remaining(ctx context.Context) ([]LimitState, error) {
 	d, err := m.guard.peek(ctx, Request{Tenant: t.ID, Bounds: bounds})
 	if err != nil {
 		return nil, fmt.Errorf("metering: ask limiter: %w", err)
+	}
+	for i := 0; m.seeder != nil && i < len(bounds); i++ {
+		m.seeder.meet(t.ID, bounds[i], false)
 	}
 	var states []LimitState
 	for _, l := range s.limits {
@@ -296,20 +300,7 @@ func (m *Meter) Reset(ctx context.Context, t tenant.Tenant) error {
 	if !ok {
 		return errors.New("metering: reset tenant: the limiter can't reset")
 	}
-	r := Request{Tenant: t.ID}
-	seen := make(map[Bound]bool)
-	add := func(tool string) {
-		for _, b := range plan.scope(tool).at(t, m.now()) {
-			if !seen[b] {
-				seen[b] = true
-				r.Bounds = append(r.Bounds, b)
-			}
-		}
-	}
-	add("")
-	for tool := range m.tools {
-		add(tool)
-	}
+	r := Request{Tenant: t.ID, Bounds: plan.all.at(t, m.now())}
 	if err := resetter.Reset(ctx, r); err != nil {
 		return fmt.Errorf("metering: reset tenant: %w", err)
 	}

@@ -58,7 +58,7 @@ type usageReport struct {
 }
 
 type limitLeft struct {
-	Limit     string `json:"limit"`
+	Limit     string `json:"limit" jsonschema:"its name; a limit of one tool begins with the tool's"`
 	Units     int64  `json:"units" jsonschema:"what the limit allows"`
 	Remaining int64  `json:"remaining"`
 	Soft      bool   `json:"soft,omitempty" jsonschema:"true for a limit that refuses nothing"`
@@ -66,8 +66,7 @@ type limitLeft struct {
 
 // AddUsage adds a tool and a resource to the server by which the agent of a
 // tenant sees where the tenant stands: what it was charged in the period, what is
-// left of its grants, and of the limits that hold for all tools together. Both say the
-// same, and nothing of another tenant. The tool needs an entry in Options.Tools
+// left of its grants, and of its limits. Both say the same, and nothing of another tenant. The tool needs an entry in Options.Tools
 // like any other, usually {Free: true}. The resource is read for free, at the
 // cost of one question to the limiter, and those that the options ask.
 func (m *Meter) AddUsage(server *mcp.Server, opts *UsageOptions) {

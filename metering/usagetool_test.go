@@ -20,10 +20,10 @@ func TestAddUsage(t *testing.T) {
 		t.Run(era, func(t *testing.T) {
 			t.Parallel()
 			b := newBench(t, &metering.Options{
-				Tools: map[string]metering.Tool{"search": {Units: 1}, "usage": {Free: true}},
+				Tools: map[string]metering.Tool{"search": {Units: 1}, "report": {Units: 20}, "usage": {Free: true}},
 				Plans: map[tenant.Plan]metering.Plan{tenant.Free: {Limits: []metering.Limit{
 					metering.PerHour(100), {Name: "cap", Units: 5, Period: metering.BillingPeriod, Mode: metering.Soft}, {Name: "tried", Units: 1, Window: 24 * time.Hour, Mode: metering.Shadow},
-				}}},
+				}, Tools: map[string][]metering.Limit{"search": {metering.PerDay(500)}, "report": {metering.PerHour(3)}}}},
 			})
 			b.tenant.PeriodStart = time.Date(2026, 11, 3, 0, 0, 0, 0, time.UTC)
 			b.tenant.PeriodEnd = time.Date(2026, 12, 3, 0, 0, 0, 0, time.UTC)
@@ -56,7 +56,8 @@ func TestAddUsage(t *testing.T) {
 				"tools": [{"tool": "search", "calls": 7, "units": 7}, {"tool": "report", "calls": 1, "units": 20}],
 				"grants": [{"kind": "free", "units": 9, "remaining": 2, "from": "2026-11-03T00:00:00Z", "to": "2026-12-03T00:00:00Z"},
 					{"kind": "prepaid", "units": 1000, "remaining": 1000, "from": "2026-11-03T00:00:00Z"}],
-				"limits": [{"limit": "hour", "units": 100, "remaining": 93}, {"limit": "cap", "units": 5, "remaining": 0, "soft": true}]}`
+				"limits": [{"limit": "hour", "units": 100, "remaining": 93}, {"limit": "cap", "units": 5, "remaining": 0, "soft": true},
+					{"limit": "report hour", "units": 3, "remaining": 3}, {"limit": "search day", "units": 500, "remaining": 493}]}`
 			res := call(t, s, "usage", nil)
 			require.False(t, res.IsError)
 			got, err := json.Marshal(res.StructuredContent)
