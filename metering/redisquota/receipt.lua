@@ -5,13 +5,14 @@
 -- what else it takes to undo it. One of which it has been said afterwards what it
 -- did finds its own number there if it comes after all, and is not carried out.
 
-local KEPT = 108000000 -- how long a receipt is kept at least, and four and a half hours more
+local KEPT = 108000000 -- how long a receipt is kept at most
+local SURE = KEPT - 16777216 -- and at least
 
 -- leave leaves a receipt in the place of what was left before, if anything was.
 local function leave(receipts, lane, number, before, now, rest)
   local stamp = pack_number(now, 6)
   call('HSET', receipts, lane, number .. stamp .. rest)
-  -- The first three bytes of a time change every four and a half hours.
+  -- The first three bytes of a time change every 16777216 ms.
   if before and string.sub(before, 7, 9) == string.sub(stamp, 1, 3) then return end
   call('PEXPIRE', receipts, KEPT)
   -- Whoever comes new looks for some that are gone.
