@@ -14,7 +14,7 @@ import (
 
 const (
 	settleTimeout = 2 * time.Second // bounds what follows a call whose caller may be gone
-	recordTries   = 2
+	recordTries   = 2               // of a charged call's event
 )
 
 // call is one run of a tool on its way through the Meter. The middleware and
@@ -115,6 +115,12 @@ func (m *Meter) admit(ctx context.Context, c *call, req *mcp.CallToolRequest) er
 	if !ok {
 		m.log.LogAttrs(ctx, slog.LevelError, "tenant's plan is not configured", slog.String("tenant", c.tenant.ID.String()), slog.String("plan", string(c.tenant.Plan)))
 		return ErrUnknownPlan
+	}
+	if m.ready != nil {
+		if err := m.ready.Ready(ctx); err != nil {
+			m.unavailable.Add(1)
+			return ErrNotRecorded
+		}
 	}
 	units, err := c.spec.price(req)
 	if err != nil {
@@ -226,7 +232,7 @@ func (m *Meter) finish(ctx context.Context, c *call, outcome usage.Outcome) erro
 		m.noteUse(ctx, c) // of the attempt
 		return nil
 	}
-	if err := m.record(ctx, c); err != nil {
+	if err := m.record(ctx, c, recordTries); err != nil {
 		m.unrecorded.Add(1)
 		m.log.LogAttrs(ctx, slog.LevelError, "usage not recorded, answer withheld", slog.String("tenant", c.tenant.ID.String()), slog.String("tool", c.label), slog.String("event", d.ID), slog.Any("err", err))
 		m.settle(ctx, c, 0)
@@ -307,10 +313,10 @@ func (c *call) time() time.Time {
 	return t
 }
 
-func (m *Meter) record(ctx context.Context, c *call) error {
+func (m *Meter) record(ctx context.Context, c *call, tries int) error {
 	e := m.event(c)
 	var err error
-	for range recordTries {
+	for range tries {
 		if err = m.sink.Record(ctx, e); err == nil {
 			break
 		}
@@ -326,7 +332,7 @@ func (m *Meter) record(ctx context.Context, c *call) error {
 func (m *Meter) recordUncharged(ctx context.Context, c *call) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), settleTimeout)
 	defer cancel()
-	if err := m.record(ctx, c); err != nil {
+	if err := m.record(ctx, c, 1); err != nil {
 		m.eventsLost.Add(1)
 		m.log.LogAttrs(ctx, slog.LevelError, "event of an uncharged call lost", slog.String("tenant", c.tenant.ID.String()), slog.String("tool", c.label), slog.String("event", c.decision.ID), slog.Any("err", err))
 	}

@@ -340,3 +340,76 @@ func TestNew(t *testing.T) {
 	_, err = metering.New(limiter, sink, nil)
 	require.NoError(t, err)
 }
+
+// picky is a sink that tells beforehand whether it takes events.
+type picky struct {
+	meteringtest.Sink
+	reason atomic.Pointer[error]
+}
+
+func (s *picky) Ready(context.Context) error {
+	if reason := s.reason.Load(); reason != nil {
+		return *reason
+	}
+	return nil
+}
+
+// What can't be billed is not run, and nobody's units are taken for it. All that
+// isn't charged is served, and recorded once if it can be.
+//
+// Mutations seen here: asked after the limiter, the sink leaves it to a refund;
+// not asked, it has the tool run.
+func TestSinkIsAskedBefore(t *testing.T) {
+	t.Parallel()
+	sink, limiter := &picky{}, &limiterFunc{}
+	memory, clock := meteringtest.NewLimiter()
+	taken := 0
+	limiter.Limiter, limiter.take = memory, func(ctx context.Context, r metering.Request) (metering.Decision, error) {
+		taken++
+		return memory.Take(ctx, r)
+	}
+	m, err := metering.New(limiter, sink, &metering.Options{
+		Now: clock.Now, Budget: time.Minute, Tools: map[string]metering.Tool{"report": {Units: 20}, "help": {Free: true}},
+	})
+	require.NoError(t, err)
+	ran := 0
+	runs := func(ctx context.Context, req *mcp.CallToolRequest, in noArgs) (*mcp.CallToolResult, answer, error) {
+		ran++
+		return ok(ctx, req, in)
+	}
+	report, help := metering.WithMetering(m, "report", runs), metering.WithMetering(m, "help", runs)
+	full := errors.New("disk is full")
+	sink.reason.Store(&full)
+	for _, plan := range []tenant.Plan{tenant.Free, tenant.Pro, tenant.Enterprise} {
+		ctx := tenant.NewContext(t.Context(), newTenant(plan))
+		_, err := invoke(ctx, report, "report", nil)
+		require.ErrorIs(t, err, metering.ErrNotRecorded)
+		_, err = invoke(ctx, help, "help", nil)
+		require.NoError(t, err)
+	}
+	require.Equal(t, 3, ran)
+	require.Zero(t, taken)
+	require.Len(t, sink.Events(), 6)
+	stats := m.Stats()
+	require.EqualValues(t, 3, stats.Unavailable)
+	require.Zero(t, stats.Unrecorded)
+
+	sink.reason.Store(nil)
+	_, err = invoke(tenant.NewContext(t.Context(), newTenant(tenant.Pro)), report, "report", nil)
+	require.NoError(t, err)
+}
+
+// An event that is worth nothing is tried once, though it be lost.
+func TestUnchargedEventsAreTriedOnce(t *testing.T) {
+	t.Parallel()
+	limiter, clock := meteringtest.NewLimiter()
+	tries := 0
+	m, err := metering.New(limiter, usage.SinkFunc(func(context.Context, usage.Event) error {
+		tries++
+		return errors.New("interrupted")
+	}), &metering.Options{Now: clock.Now})
+	require.NoError(t, err)
+	_, err = invoke(tenant.NewContext(t.Context(), newTenant(tenant.Free)), metering.WithMetering(m, "search", fails), "search", nil)
+	require.EqualError(t, err, "no stock")
+	require.Equal(t, 1, tries)
+}

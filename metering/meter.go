@@ -99,6 +99,7 @@ type Observation struct {
 type Meter struct {
 	guard  *guard
 	sink   usage.Sink
+	ready  readier // sink, if it can tell beforehand; else nil
 	tools  map[string]Tool
 	plans  map[tenant.Plan]*compiledPlan
 	own    ownPlans
@@ -122,6 +123,9 @@ type Meter struct {
 
 	counters
 }
+
+// readier is a sink that tells beforehand that it would not take an event.
+type readier interface{ Ready(context.Context) error }
 
 // New returns a Meter that asks limiter and records into sink. It reports every
 // mistake in opts by the name of its field. Nil opts mean the defaults.
@@ -174,6 +178,7 @@ func New(limiter Limiter, sink usage.Sink, opts *Options) (*Meter, error) {
 		wrapped:   make(map[string]bool),
 		known:     make(map[string]bool),
 	}
+	m.ready, _ = sink.(readier)
 	m.loops = append(m.loops, m.guard.probe)
 	if leased != nil {
 		leased.unsettled, leased.unanswered = m.unsettled, m.unanswered

@@ -31,8 +31,9 @@ var (
 	ErrInvalidKey error = callError("metering: invalid " + MetaIdempotencyKey + ": want a string of 1 to 200 printable ASCII characters")
 
 	// ErrNotRecorded is returned instead of a tool's answer when its usage
-	// could not be made durable. The call has been given its units back.
-	ErrNotRecorded error = callError("metering: usage could not be recorded; the call was not charged and its answer is withheld, try again")
+	// could not be made durable. The call has been given its units back; if the
+	// sink knew it beforehand, the tool has not run.
+	ErrNotRecorded error = callError("metering: usage can't be recorded; the call was not charged and has no answer, try again")
 )
 
 // callError is an error whose text may be shown to the caller of a tool.

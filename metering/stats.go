@@ -7,7 +7,7 @@ type Stats struct {
 	Admitted    int64 // calls that ran, free ones and replays too
 	Denied      int64 // calls that a limit refused, or whose tool the plan does not have
 	Unmetered   int64 // calls let through while the limiter was away
-	Unavailable int64 // calls refused because the limiter was away
+	Unavailable int64 // calls refused because the limiter was away, or the sink known not to take their events
 	Replayed    int64 // calls that an earlier charge paid for, by idempotency key
 
 	// SettleFailed counts calls whose units could not be given back, or taken

@@ -19,7 +19,7 @@ func stream(t testing.TB, url string) *redisquota.Stream {
 	client, err := redisquota.NewClient(url)
 	require.NoError(t, err)
 	t.Cleanup(func() { client.Close() })
-	s, err := redisquota.NewStream(client, &redisquota.StreamOptions{ClaimAfter: 100 * time.Millisecond, FlushInterval: time.Millisecond})
+	s, err := redisquota.NewStream(client, &redisquota.StreamOptions{Budget: time.Minute, ClaimAfter: 100 * time.Millisecond, FlushInterval: time.Millisecond})
 	require.NoError(t, err)
 	return s
 }

@@ -202,7 +202,7 @@ func (a *app) buildMetering(context.Context) (err error) {
 		return err
 	}
 	if a.config.usageSink == sinkStream {
-		a.sink, err = redisquota.NewStream(a.redis, &redisquota.StreamOptions{AlarmAge: stallMargin, Logger: a.logger})
+		a.sink, err = redisquota.NewStream(a.redis, &redisquota.StreamOptions{Budget: a.config.budget, AlarmAge: stallMargin, Logger: a.logger})
 	} else {
 		a.spool, err = usage.OpenSpool(a.config.spoolDir, &usage.SpoolOptions{
 			AlarmAge: stallMargin, DrainTimeout: time.Second, Logger: a.logger, // stop has flushed it before

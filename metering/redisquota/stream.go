@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"hash/fnv"
 	"log/slog"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -53,6 +54,11 @@ type StreamOptions struct {
 	// Where Redis does tell, it is believed instead.
 	AssumeDurable bool
 
+	// Budget is how long Record may take, the round trip of others that it may have
+	// to wait for included. Once one was longer, nothing is waited for until Redis
+	// answers again. Defaults to 25 ms.
+	Budget time.Duration
+
 	// FlushInterval is how long events may wait to be stored together.
 	// Defaults to 100 ms.
 	FlushInterval time.Duration
@@ -86,30 +92,44 @@ type StreamOptions struct {
 // minute when the machine goes down. [Stream.Run] carries the events into a
 // [usage.Store].
 //
+// Record waits for Redis for as long as Budget says. An event that was sent and
+// not answered by then, or whose connection broke, is taken too: Redis may have it,
+// so its call can be neither answered for nothing nor refused. The stream keeps it
+// in memory and sends it again until Redis says that it has it; the store keeps it
+// once. Only a process that is killed before that may lose such events: those that
+// were under way when Redis went. From then on no event is sent and none waited
+// for, and [Stream.Ready] says so, until Redis answers a probe, once a second.
+//
 // An event is written once the outcome of its call is known, not when its units
 // are taken: a crash in between leaves units taken and nothing billed, and what
-// is settled, free or unlimited goes the same way as everything else. Calls
-// that end at the same time share a round trip.
+// is settled, free or unlimited goes the same way as everything else. It is a round
+// trip of its own, which calls that end at the same time share.
 //
-// Streams are "prefix:{usage-shard}:events", so a Redis Cluster spreads them.
-// They are never cut by length: an event goes when the store has it, or not at
-// all. A stream is safe for concurrent use.
+// Streams are "prefix:{usage-shard}:events", so a Redis Cluster spreads them; a
+// primary that is away keeps the events of all from being taken. They are never
+// cut by length: an event goes when the store has it, or not at all. A stream is
+// safe for concurrent use.
 type Stream struct {
 	client   redis.UniversalClient
 	o        StreamOptions
 	consumer string
 	done     *redis.Script
 
-	durable atomic.Int32   // a durability
-	asked   atomic.Int64   // when it was found out, in Unix ms
 	waiting []atomic.Int64 // events of each shard, as last seen
 
 	running  atomic.Bool
 	unstored []bool // of each shard: Run has read entries that it has not stored
 
+	asking chan struct{} // held by who asks whether Redis is there
+
 	mu      sync.Mutex
-	next    *flight // the one that is being filled; nil: none
-	flights int     // how many are under way
+	durable durability
+	next    *flight   // the one that is being filled; nil: none
+	flights int       // how many are under way
+	away    bool      // the last flight or probe failed
+	doubt   []entry   // sent, and Redis has not said that it has them
+	looking bool      // somebody asks in the background
+	lookAt  time.Time // when somebody may again
 }
 
 var _ usage.Sink = (*Stream)(nil)
@@ -120,11 +140,18 @@ const (
 	flights = 2 // round trips of Record at a time
 )
 
-// flight is the events of one round trip.
+// entry is an event as it is sent.
+type entry struct {
+	shard   int
+	payload []byte
+}
+
+// flight is the entries of one round trip.
 type flight struct {
-	events []usage.Event
-	errs   []error
-	landed chan struct{}
+	deadline time.Time // of the first who boarded
+	entries  []entry
+	errs     []error
+	landed   chan struct{}
 }
 
 // NewStream returns a sink on client, which is not asked yet. Nil opts mean the
@@ -146,7 +173,7 @@ func NewStream(client redis.UniversalClient, opts *StreamOptions) (*Stream, erro
 	}
 	for name, n := range map[string]int64{
 		"Shards": int64(o.Shards), "MaxEvents": o.MaxEvents, "BatchEvents": int64(o.BatchEvents),
-		"FlushInterval": int64(o.FlushInterval), "ClaimAfter": int64(o.ClaimAfter), "AlarmAge": int64(o.AlarmAge),
+		"Budget": int64(o.Budget), "FlushInterval": int64(o.FlushInterval), "ClaimAfter": int64(o.ClaimAfter), "AlarmAge": int64(o.AlarmAge),
 	} {
 		if n < 1 {
 			errs = append(errs, fmt.Errorf("%s: %d is not positive", name, n))
@@ -158,6 +185,7 @@ func NewStream(client redis.UniversalClient, opts *StreamOptions) (*Stream, erro
 	return &Stream{
 		client: client, o: o, consumer: tenant.NewID().String(),
 		done: redis.NewScript(doneLua), waiting: make([]atomic.Int64, o.Shards), unstored: make([]bool, o.Shards),
+		asking: make(chan struct{}, 1),
 	}, nil
 }
 
@@ -173,6 +201,9 @@ func (o *StreamOptions) setDefaults() {
 	}
 	if o.BatchEvents == 0 {
 		o.BatchEvents = 2_000
+	}
+	if o.Budget == 0 {
+		o.Budget = 25 * time.Millisecond
 	}
 	if o.FlushInterval == 0 {
 		o.FlushInterval = 100 * time.Millisecond
@@ -201,21 +232,34 @@ func (s *Stream) shard(id tenant.ID) int {
 	return int(h.Sum32() % uint32(s.o.Shards))
 }
 
-// Record implements [usage.Sink]. An error says that the event may be lost, or
-// may not: sent again, it is stored once. Record returns [ErrNotDurable] and
-// [ErrStreamFull] for an event that surely is not there.
+// Record implements [usage.Sink]. An error says that the event is not there and
+// won't be: [ErrNotDurable] and [ErrStreamFull], that Redis is away or that it
+// refused. It waits for at most Budget, whatever becomes of ctx meanwhile: it
+// can't take back what it has sent.
 func (s *Stream) Record(ctx context.Context, e usage.Event) error {
-	if err := s.mayRecord(ctx); err != nil {
+	deadline := time.Now().Add(s.o.Budget)
+	if err := ctx.Err(); err != nil {
+		return fmt.Errorf("redisquota: record event: %w", err)
+	}
+	payload, err := e.AppendBinary(nil)
+	if err != nil {
+		return fmt.Errorf("redisquota: encode event: %w", err)
+	}
+	if err := s.meet(ctx, deadline); err != nil {
 		return err
 	}
 	s.mu.Lock()
+	if err := s.shut(ctx); err != nil {
+		s.mu.Unlock()
+		return err
+	}
 	f := s.next
 	if f == nil {
-		f = &flight{landed: make(chan struct{})}
+		f = &flight{deadline: deadline, landed: make(chan struct{})}
 		s.next = f
 	}
-	i := len(f.events)
-	f.events = append(f.events, e)
+	i := len(f.entries)
+	f.entries = append(f.entries, entry{s.shard(e.Tenant), payload})
 	lead := i == 0 && s.flights < flights
 	if lead {
 		s.flights++
@@ -223,68 +267,88 @@ func (s *Stream) Record(ctx context.Context, e usage.Event) error {
 	}
 	s.mu.Unlock()
 	if lead {
-		// Others wait for it too: only its own client's time-outs end it.
-		s.fly(context.WithoutCancel(ctx), f)
+		s.fly(context.WithoutCancel(ctx), f) // others wait for it too
 	}
-	select {
-	case <-f.landed:
-	case <-ctx.Done():
-		return fmt.Errorf("redisquota: record event: %w", ctx.Err())
-	}
+	<-f.landed // by its deadline, or by that of a flight before
 	if err := f.errs[i]; err != nil {
 		return fmt.Errorf("redisquota: record event: %w", err)
 	}
 	return nil
 }
 
-// fly sends f, and then what has gathered meanwhile.
+// fly sends f, and then what has gathered meanwhile, unless Redis is away.
 func (s *Stream) fly(ctx context.Context, f *flight) {
-	s.send(ctx, f)
+	asked, cancel := context.WithDeadline(ctx, f.deadline)
+	f.errs = s.post(asked, f.entries, false)
+	cancel()
 	s.mu.Lock()
+	for i, err := range f.errs {
+		if err == nil {
+			continue
+		}
+		s.away, s.lookAt = true, time.Time{} // it may have been a moment: look at once
+		if !unsent(err) {
+			s.doubt, f.errs[i] = append(s.doubt, f.entries[i]), nil
+		}
+	}
 	next := s.next
 	s.next = nil
+	if s.away {
+		if next != nil {
+			next.errs = slices.Repeat([]error{errAway}, len(next.entries))
+			close(next.landed)
+			next = nil
+		}
+		s.look(ctx)
+	}
 	if next == nil {
 		s.flights--
 	}
 	s.mu.Unlock()
+	close(f.landed)
 	if next != nil {
 		go s.fly(ctx, next) // the leader's own call is to be answered
 	}
 }
 
-// sendTimeout bounds a flight: whoever leads it, others depend on it.
-const sendTimeout = 2 * time.Second
-
-func (s *Stream) send(ctx context.Context, f *flight) {
-	defer close(f.landed)
-	ctx, cancel := context.WithTimeout(ctx, sendTimeout)
-	defer cancel()
-	f.errs = make([]error, len(f.events))
+// post sends entries in one round trip, and notes how many wait. An error is of
+// the entry of its index. With all it asks every shard whether it takes writes, by
+// one that changes nothing; those errors come last.
+func (s *Stream) post(ctx context.Context, entries []entry, all bool) []error {
 	pipe := s.client.Pipeline()
-	added := make([]*redis.StringCmd, len(f.events))
-	lengths := make(map[int]*redis.IntCmd)
-	for i, e := range f.events {
-		b, err := e.AppendBinary(nil)
-		if err != nil {
-			f.errs[i] = err
-			continue
-		}
-		shard := s.shard(e.Tenant)
-		added[i] = pipe.XAdd(ctx, &redis.XAddArgs{Stream: s.key(shard), Values: []any{field, b}})
-		lengths[shard] = nil
+	errs := make([]error, len(entries))
+	added := make([]*redis.StringCmd, len(entries))
+	lengths := make([]*redis.IntCmd, s.o.Shards)
+	touched := make([]bool, s.o.Shards)
+	for i, e := range entries {
+		added[i] = pipe.XAdd(ctx, &redis.XAddArgs{Stream: s.key(e.shard), Values: []any{field, e.payload}})
+		touched[e.shard] = true
 	}
+	var groups []*redis.StatusCmd
 	for shard := range lengths {
-		lengths[shard] = pipe.XLen(ctx, s.key(shard))
+		if all {
+			groups = append(groups, pipe.XGroupCreateMkStream(ctx, s.key(shard), group, "0"))
+		}
+		if all || touched[shard] {
+			lengths[shard] = pipe.XLen(ctx, s.key(shard))
+		}
 	}
 	pipe.Exec(ctx) // each command has its own error
 	for i, cmd := range added {
-		if cmd != nil {
-			f.errs[i] = cmd.Err()
+		errs[i] = cmd.Err()
+	}
+	for _, cmd := range groups {
+		if err := cmd.Err(); err != nil && !isBusyGroup(err) && !isRefusal(err) {
+			errs = append(errs, err)
 		}
 	}
 	for shard, cmd := range lengths {
+		if cmd == nil {
+			continue
+		}
 		if n, err := cmd.Result(); err == nil {
 			s.waiting[shard].Store(n)
 		}
 	}
+	return errs
 }

@@ -12,30 +12,13 @@ import (
 )
 
 // durability is what is known of Redis' append-only file.
-type durability int32
+type durability int
 
 const (
 	unasked durability = iota
 	durable
 	fleeting
 )
-
-// mayRecord refuses what Redis would not keep.
-func (s *Stream) mayRecord(ctx context.Context) error {
-	state, age := durability(s.durable.Load()), s.o.Now().UnixMilli()-s.asked.Load()
-	if state == unasked || state == fleeting && age >= time.Second.Milliseconds() {
-		if err := s.askDurable(ctx); err != nil {
-			return err
-		}
-	}
-	if durability(s.durable.Load()) != durable {
-		return ErrNotDurable
-	}
-	if s.length() >= s.o.MaxEvents {
-		return ErrStreamFull
-	}
-	return nil
-}
 
 func (s *Stream) length() (n int64) {
 	for i := range s.waiting {
@@ -56,7 +39,7 @@ func (s *Stream) askDurable(ctx context.Context) error {
 			}
 			return nil
 		case err != nil:
-			return fmt.Errorf("redisquota: ask for appendonly: %w", err)
+			return fmt.Errorf("ask for appendonly: %w", err)
 		case config["appendonly"] != "yes":
 			state = fleeting
 		}
@@ -75,8 +58,9 @@ func (s *Stream) askDurable(ctx context.Context) error {
 		err = ask(ctx, s.client)
 	}
 	if err == nil {
-		s.durable.Store(int32(state))
-		s.asked.Store(s.o.Now().UnixMilli())
+		s.mu.Lock()
+		s.durable = state
+		s.mu.Unlock()
 	}
 	return err
 }
@@ -86,16 +70,22 @@ func isRefusal(err error) bool {
 	return strings.HasPrefix(err.Error(), "NOPERM") || strings.HasPrefix(err.Error(), "ERR unknown")
 }
 
-// Check reports, for a health check, that Redis does not answer or does not
-// keep its data, that an event has waited for longer than AlarmAge, that events
+// Check reports, for a health check, that Redis does not answer, does not take
+// writes or does not keep its data, that an event has waited for longer than AlarmAge, that events
 // could not be read, or that no more are taken. That 80 % of MaxEvents wait is
 // an error too, but alone it has a method HealthDegraded() bool.
 func (s *Stream) Check(ctx context.Context) error {
-	if err := s.askDurable(ctx); err != nil {
+	if err := s.probe(ctx); err != nil {
+		if n := s.inDoubt(); n > 0 {
+			err = fmt.Errorf("%w; %d events wait in this process to be sent again", err, n)
+		}
 		return err
 	}
 	var errs []error
-	if durability(s.durable.Load()) != durable {
+	s.mu.Lock()
+	state := s.durable
+	s.mu.Unlock()
+	if state != durable {
 		errs = append(errs, ErrNotDurable)
 	}
 	var oldest time.Duration

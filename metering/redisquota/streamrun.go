@@ -55,11 +55,19 @@ func (s *Stream) Run(ctx context.Context, store usage.Store) error {
 			timer.Stop()
 		}
 	}
+	last, cancel := context.WithTimeout(context.WithoutCancel(ctx), sendTimeout)
+	defer cancel()
+	if err := s.settleDoubt(last); err != nil {
+		s.o.Logger.Error("usage events may be lost with this process, Redis is away", slog.Int("events", s.inDoubt()), slog.Any("err", err))
+	}
 	return nil
 }
 
 // round stores one batch of each shard, and returns the size of the largest.
 func (s *Stream) round(ctx context.Context, store usage.Store, claim bool) (most int, err error) {
+	s.mu.Lock()
+	_ = s.shut(ctx) // if events are not taken, it looks whether they may be, though nobody calls
+	s.mu.Unlock()
 	var errs []error
 	for shard := range s.o.Shards {
 		n, err := s.drain(ctx, store, shard, claim)
@@ -93,7 +101,7 @@ func (s *Stream) drain(ctx context.Context, store usage.Store, shard int, claim 
 		// From the very beginning: should Redis have lost the group alone, all
 		// is stored again, once.
 		err := s.client.XGroupCreateMkStream(ctx, key, group, "0").Err()
-		if err != nil && !strings.HasPrefix(err.Error(), "BUSYGROUP") {
+		if err != nil && !isBusyGroup(err) {
 			return 0, fmt.Errorf("redisquota: make consumer group: %w", err)
 		}
 		s.unstored[shard] = false
@@ -116,6 +124,8 @@ func (s *Stream) drain(ctx context.Context, store usage.Store, shard int, claim 
 }
 
 func isNoGroup(err error) bool { return err != nil && strings.HasPrefix(err.Error(), "NOGROUP") }
+
+func isBusyGroup(err error) bool { return strings.HasPrefix(err.Error(), "BUSYGROUP") }
 
 // takeOver stores what dead processes have read of a shard.
 func (s *Stream) takeOver(ctx context.Context, store usage.Store, shard int) error {
@@ -179,6 +189,9 @@ func (s *Stream) store(ctx context.Context, store usage.Store, shard int, entrie
 // Flush waits until every event recorded so far, by any process, is stored. Run
 // must be active somewhere.
 func (s *Stream) Flush(ctx context.Context) error {
+	if err := s.settleDoubt(ctx); err != nil {
+		return fmt.Errorf("redisquota: flush stream: %w", err)
+	}
 	for shard := range s.o.Shards {
 		last, err := s.client.XRevRangeN(ctx, s.key(shard), "+", "-", 1).Result()
 		for err == nil && len(last) > 0 {

@@ -209,6 +209,23 @@ func (s *Spool) Record(ctx context.Context, e Event) error {
 	return nil
 }
 
+// Ready tells why Record would not take an event: the spool is closed, less than
+// 4 KiB are left, or the disk did not take the last one. That it does again only
+// Record shows: a Meter calls it for the call that it refuses.
+func (s *Spool) Ready(context.Context) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case s.closed:
+		return ErrSpoolClosed
+	case s.stats.Bytes+maxBuffer > s.o.MaxBytes:
+		return ErrSpoolFull
+	case s.writeErr != nil:
+		return fmt.Errorf("usage: write event: %w", s.writeErr)
+	}
+	return nil
+}
+
 // write appends a record to the active file, or to a new one.
 func (s *Spool) write(record []byte) error {
 	if s.active == nil || s.active.size+int64(len(record)) > s.segment {

@@ -308,11 +308,13 @@ func TestSpoolFull(t *testing.T) {
 	require.EqualValues(t, taken, stats.Events)
 	require.LessOrEqual(t, stats.Bytes, int64(64<<10))
 	require.ErrorContains(t, s.Check(t.Context()), "bytes are used")
+	require.ErrorIs(t, s.Ready(t.Context()), usage.ErrSpoolFull)
 
 	run(t, s, store)
 	flush(t, s)
 	require.Equal(t, taken, store.Len())
 	require.NoError(t, s.Check(t.Context()))
+	require.NoError(t, s.Ready(t.Context()))
 	record(t, s, 1)
 	flush(t, s)
 	require.Equal(t, taken+1, store.Len())

@@ -63,6 +63,10 @@ type Event struct {
 // Sink takes events and makes them durable. Record returns nil once the event
 // survives a crash of the process, and an error when the event may be lost. It
 // is idempotent by Event.ID and safe for concurrent use.
+//
+// A sink that knows beforehand that it would not take an event, because it is full
+// or its disk fails, says so by a method Ready(context.Context) error, if it has
+// one, without waiting: a call that is to be charged is then not run.
 type Sink interface {
 	Record(ctx context.Context, e Event) error
 }
