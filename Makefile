@@ -26,11 +26,13 @@ bench: ## Print the speed of this beside what it is compared with
 	@.ci/setup
 	@.ci/bench
 
-e2e: ## Drive the server with clients of other makers, and hold the Stripe emulator against Stripe's own
+e2e: ## Hold the server, the Stripe emulator and the quota limiter against clients and servers of others
 	@.ci/setup
 	@.ci/e2e
 	@.ci/e2e-stripe
+	@.ci/e2e-redis
 
 soak: ## Run the long form of the tests that have one
 	@.ci/setup
 	SOAK=1 go test -count=1 -timeout=6h ./...
+	@[ -z "$$REDIS_SERVERS" ] || SOAK=1 .ci/e2e-redis

@@ -12,7 +12,8 @@ import (
 	"github.com/mcpsaas/mcpsaas/internal/devtest"
 )
 
-// TestLimiterOnOthers runs on the servers that REDIS_SERVERS lists.
+// TestLimiterOnOthers runs on the servers that REDIS_SERVERS lists, as .ci/e2e-redis
+// sets it.
 func TestLimiterOnOthers(t *testing.T) {
 	t.Parallel()
 	programs := devtest.RedisPrograms()
@@ -21,12 +22,11 @@ func TestLimiterOnOthers(t *testing.T) {
 		t.Run(filepath.Base(program), func(t *testing.T) {
 			t.Parallel()
 			url := devtest.RedisProgram(t, program)
-			_, client := newLimiter(t, url)
-			info, err := client.InfoMap(t.Context(), "server").Result()
-			require.NoError(t, err)
-			t.Log("redis_version", info["Server"]["redis_version"], "valkey_version", info["Server"]["valkey_version"])
 			testFixtures(t, four(t, url))
 			testFleets(t, fleetJob{URL: url}, 2*time.Second)
+			t.Run("withdraw", func(t *testing.T) { testWithdraw(t, url) })
+			t.Run("settled in doubt", func(t *testing.T) { testSettledInDoubt(t, url) })
+			t.Run("receipts", func(t *testing.T) { testReceipts(t, url) })
 		})
 	}
 }

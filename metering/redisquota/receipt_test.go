@@ -83,6 +83,10 @@ func receiptOf(t testing.TB, err error) string {
 // id of a replay's charge forgotten; and no look at the receipt in take.lua.
 func TestWithdraw(t *testing.T) {
 	t.Parallel()
+	testWithdraw(t, devtest.SharedRedis(t))
+}
+
+func testWithdraw(t *testing.T, url string) {
 	now := time.Now().UTC()
 	hour, month := metering.Bound{Limit: metering.PerHour(10_000)}, month(t, now)
 	attempts := metering.Bound{Limit: metering.PerHour(20_000), Attempts: true}
@@ -102,7 +106,7 @@ func TestWithdraw(t *testing.T) {
 		for _, fate := range []fate{never, done, later} {
 			t.Run(fmt.Sprint(name, fate), func(t *testing.T) {
 				t.Parallel()
-				limiter, client := newLoses(t, devtest.SharedRedis(t))
+				limiter, client := newLoses(t, url)
 				r := test.request
 				r.Tenant, r.Units, r.Receipt = tenant.NewID(), 20, true
 				others := metering.Request{Tenant: r.Tenant, Units: 3, Bounds: r.Bounds}
@@ -180,13 +184,17 @@ func TestWithdraw(t *testing.T) {
 // look at it in settle.lua too; what was taken in addition stays.
 func TestSettledInDoubt(t *testing.T) {
 	t.Parallel()
+	testSettledInDoubt(t, devtest.SharedRedis(t))
+}
+
+func testSettledInDoubt(t *testing.T, url string) {
 	hour, month := metering.Bound{Limit: metering.PerHour(10_000)}, month(t, time.Now().UTC())
 	for _, key := range []string{"", "key"} {
 		for _, units := range []int64{0, 5, 33} {
 			for _, fate := range []fate{never, done, later} {
 				t.Run(fmt.Sprint(key, units, fate), func(t *testing.T) {
 					t.Parallel()
-					limiter, client := newLoses(t, devtest.SharedRedis(t))
+					limiter, client := newLoses(t, url)
 					r := metering.Request{Tenant: tenant.NewID(), Units: 20, Bounds: []metering.Bound{hour, month}, Receipt: true}
 					others, err := limiter.Take(t.Context(), r)
 					require.NoError(t, err)
@@ -312,7 +320,11 @@ func TestUndoneInItsPlace(t *testing.T) {
 // Mutation seen here: a lane that is never used again.
 func TestReceipts(t *testing.T) {
 	t.Parallel()
-	limiter, client := newLoses(t, devtest.SharedRedis(t))
+	testReceipts(t, devtest.SharedRedis(t))
+}
+
+func testReceipts(t *testing.T, url string) {
+	limiter, client := newLoses(t, url)
 	r := request(1, metering.PerHour(1_000))
 	r.Receipt = true
 	receipts := func() int64 {
