@@ -13,14 +13,16 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/mcpsaas/mcpsaas/billing/stripebill/stripetest"
+	"github.com/mcpsaas/mcpsaas/internal/devtest"
 	"github.com/mcpsaas/mcpsaas/metering"
 	"github.com/mcpsaas/mcpsaas/tenancy/tenant"
 )
 
-// TestKill kills the server with -9 twice in the middle of 1,000 calls. A call
-// that got no answer is made again under its idempotency key, as a client
-// does. In the end every call has exactly one usage event with its price, and
-// Stripe's total is the sum, to the unit, wherever usage waits.
+// TestKill kills the server with -9 twice in the middle of 1,000 calls; with SOAK
+// of 15,000, of which 10,000 are acknowledged before the second. A call that got
+// no answer is made again under its idempotency key, as a client does. In the end
+// every call has exactly one usage event with its price, and Stripe's total is the
+// sum, to the unit, wherever usage waits.
 //
 // Mutation that it saw: recording the event in a goroutine, after the answer.
 // That a dead process's spool is adopted, and that a call made again is charged
@@ -38,7 +40,11 @@ func TestKill(t *testing.T) {
 }
 
 func kill(t *testing.T, w *world) {
-	const calls, workers = 1000, 8
+	const workers = 8
+	calls := 1_000
+	if devtest.Soak() {
+		calls = 15_000
+	}
 	price := func(n int) (string, int64) {
 		if n%50 == 0 {
 			return "generate_report", 20
@@ -47,11 +53,16 @@ func kill(t *testing.T, w *world) {
 	}
 	queue := make(chan int, calls)
 	want := map[tenant.Plan]int64{}
-	plans := []tenant.Plan{tenant.Pro, tenant.Enterprise}
+	plan := func(n int) tenant.Plan {
+		if n%4 == 0 {
+			return tenant.Pro // 10,000 units an hour
+		}
+		return tenant.Enterprise
+	}
 	for n := range calls {
 		queue <- n
 		_, units := price(n)
-		want[plans[n%2]] += units
+		want[plan(n)] += units
 	}
 	var (
 		mu       sync.Mutex
@@ -77,7 +88,7 @@ func kill(t *testing.T, w *world) {
 					body, _ := json.Marshal(map[string]any{"jsonrpc": "2.0", "id": id, "method": "tools/call", "params": map[string]any{
 						"name": tool, "arguments": map[string]any{}, "_meta": map[string]any{metering.MetaIdempotencyKey: id},
 					}})
-					a, err := postRaw(context.Background(), r.MCPURL, r.tenant(plans[n%2]).APIKey, "", body)
+					a, err := postRaw(context.Background(), r.MCPURL, r.tenant(plan(n)).APIKey, "", body)
 					if err != nil { // the server is gone: ask again when it is back
 						queue <- n
 						mu.Lock()
@@ -114,8 +125,8 @@ func kill(t *testing.T, w *world) {
 	require.Len(t, answered, calls)
 	t.Logf("%d calls were cut off and made again", reissued)
 
-	for _, plan := range plans {
-		w.billed(t, r.tenant(plan).StripeCustomer, want[plan])
+	for plan, units := range want {
+		w.billed(t, r.tenant(plan).StripeCustomer, units)
 	}
 	require.NoError(t, r.stop(), "an orderly stop")
 
