@@ -36,10 +36,10 @@
 // A call that is to be charged does not run while the sink says that it takes no
 // events ([usage.Sink] tells how): its caller gets [ErrNotRecorded]. If only its own
 // event can't be recorded, tried twice, it is not answered: its caller gets the same,
-// and its units back. The tool has run, and a
-// caller that tries again makes it run again. Better that than an answer that
-// nobody can be billed for, or a bill for an answer that nobody got. What isn't
-// charged is tried once and answered all the same.
+// and its units back. The tool has run, and a caller that tries again makes it run
+// again. Better that than an answer that nobody can be billed for, or a bill for an
+// answer that nobody got. The event of what isn't charged is tried once, and the
+// answer given all the same.
 //
 // # Calls that are sent again
 //

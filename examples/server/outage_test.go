@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"strings"
 	"testing"
 	"time"
 
@@ -87,6 +88,50 @@ func TestRedisOutage(t *testing.T) {
 	require.NoError(t, w.db.QueryRow(t.Context(), `select count(*) from mcpsaas.usage_events where unmetered and units = 1`).Scan(&unmetered))
 	require.LessOrEqual(t, unmetered, int64(40))
 	require.Greater(t, unmetered, int64(30), "calls that were let through say so; a few were paid for with units that Redis had lent before")
+}
+
+// TestRedisOutageWithUsageInIt is the same where usage waits in that Redis: every
+// tenant is refused, and every answered call is billed.
+func TestRedisOutageWithUsageInIt(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.env["REDIS_BUDGET"], w.env["USAGE_SINK"] = "250ms", sinkStream
+	r := w.serve(nil)
+	plans := []tenant.Plan{tenant.Enterprise, tenant.Pro, tenant.Free} // whose units are few
+	served, calls := map[tenant.Plan]int64{}, 0
+	call := func(plan tenant.Plan) (a answer) {
+		t.Helper()
+		calls++
+		a, err := post(t.Context(), r.MCPURL, r.tenant(plan).APIKey, "", fmt.Sprint(calls), "search_products", map[string]any{})
+		require.NoError(t, err)
+		if !a.isErr {
+			served[plan]++
+		}
+		return a
+	}
+	all := func(ok func(answer) bool) func() bool {
+		return func() bool {
+			for _, plan := range plans {
+				if !ok(call(plan)) {
+					return false
+				}
+			}
+			return true
+		}
+	}
+	for _, outage := range []struct{ begin, end func() }{{w.redis.Stop, w.redis.Start}, {w.redis.Freeze, w.redis.Thaw}} {
+		eventually(t, "all are served", all(func(a answer) bool { return !a.isErr }))
+		outage.begin()
+		eventually(t, "all are refused", all(func(a answer) bool {
+			require.NotContains(t, a.text, w.redis.Addr, "no address leaks")
+			return a.isErr && strings.Contains(a.text, "usage can't be recorded")
+		}))
+		outage.end()
+	}
+	eventually(t, "all are served again", all(func(a answer) bool { return !a.isErr }))
+	for _, plan := range plans {
+		w.billed(t, r.tenant(plan).StripeCustomer, served[plan])
+	}
 }
 
 // redisCheck asks for health as the operator, and returns what the check of
