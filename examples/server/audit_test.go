@@ -7,6 +7,7 @@ import (
 	"flag"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/jackc/pgx/v5"
@@ -24,7 +25,7 @@ func TestAuditCommand(t *testing.T) {
 		_, err := migrate(ctx, &config{databaseURL: conn.Config().ConnString()}, nil)
 		return err
 	}})
-	env := map[string]string{"DATABASE_URL": d.URL, "APP_DATABASE_URL": d.As(tenancy.AppRole)}
+	env := map[string]string{"DATABASE_URL": d.URL, "APP_DATABASE_URL": d.As(tenancy.AppRole), "API_KEY_PEPPER": strings.Repeat("p", 32)}
 	command := func(args ...string) (string, error) {
 		w := &world{t: t, env: env}
 		return w.command(append([]string{"audit"}, args...)...)

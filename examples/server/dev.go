@@ -52,8 +52,10 @@ func fillIn(ctx context.Context, c *config, logger *slog.Logger) (_ *devParts, e
 	d.banner = append(d.banner, d.stack.Banner...)
 	dir := d.stack.Dir
 	if ownDatabase {
-		if dir, err = cacheDir(c.databaseURL); err != nil {
-			return d, err
+		if c.spoolDir == "" || c.pepper == "" || c.stripeKey == "" { // else nothing is kept there
+			if dir, err = cacheDir(c.databaseURL); err != nil {
+				return d, err
+			}
 		}
 	} else {
 		c.databaseURL, c.appURL = d.stack.DatabaseURL, d.stack.AppDatabaseURL
@@ -142,7 +144,7 @@ func (d *devParts) close() error {
 func cacheDir(databaseURL string) (string, error) {
 	base, err := os.UserCacheDir()
 	if err != nil {
-		return "", fmt.Errorf("SPOOL_DIR is not set, and there is no place for it: %w", err)
+		return "", fmt.Errorf("there is no place for what SPOOL_DIR, API_KEY_PEPPER and STRIPE_SECRET_KEY leave out: %w", err)
 	}
 	sum := sha256.Sum256([]byte(databaseURL))
 	dir := filepath.Join(base, "mcpsaas", hex.EncodeToString(sum[:8]))

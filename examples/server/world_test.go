@@ -33,12 +33,41 @@ const asServer = "MCPSAAS_TEST_AS_SERVER"
 func TestMain(m *testing.M) {
 	switch os.Getenv(asServer) {
 	case "":
-		os.Exit(m.Run())
+		os.Exit(keepNothing(m))
 	case bareServer:
 		serveBare()
 	default:
 		main()
 	}
+}
+
+// keepNothing runs the tests with an empty cache directory, in which nothing may be
+// when they end: what a server keeps there is one directory for each database, and
+// each test has databases of its own.
+//
+// Mutation that it saw: a directory made for a server that has nothing to keep.
+func keepNothing(m *testing.M) int {
+	dir, err := os.MkdirTemp("", "cache")
+	if err != nil {
+		panic(err)
+	}
+	defer os.RemoveAll(dir)
+	for _, name := range []string{"XDG_CACHE_HOME", "HOME", "LocalAppData"} { // as os.UserCacheDir asks
+		os.Setenv(name, dir)
+	}
+	code := m.Run()
+	var kept []string
+	filepath.WalkDir(dir, func(path string, _ os.DirEntry, _ error) error {
+		if filepath.Base(path) == "mcpsaas" {
+			kept = append(kept, path)
+		}
+		return nil
+	})
+	if len(kept) > 0 {
+		fmt.Fprintln(os.Stderr, "tests would leave in the user's cache directory:", kept)
+		return 1
+	}
+	return code
 }
 
 // unitsMeter is the meter's event name at Stripe.
@@ -191,7 +220,7 @@ func (w *world) spawn(args ...string) *running {
 func (w *world) launch(file string, args ...string) (kill func(), stop func() error, end *ending) {
 	w.t.Helper()
 	cmd := exec.Command(os.Args[0], append([]string{"serve", "-demo-json", file}, args...)...)
-	cmd.Env = append(os.Environ(), asServer+"=1")
+	cmd.Env = append(os.Environ(), asServer+"=1", "HOME=", "XDG_CACHE_HOME=", "LocalAppData=") // as some services run
 	for name, value := range w.env {
 		cmd.Env = append(cmd.Env, name+"="+value)
 	}
