@@ -18,6 +18,8 @@ import (
 // says that nobody knows: the connection broke before the answer came, say. The
 // receipt names the question; told of it, the limiter sees to it that the question
 // has one outcome for certain, even if it is still on its way.
+//
+// meteringtest.TestRestorer tests one, but for receipts.
 type Restorer interface {
 	// Restore counts r.Uses at the times when they happened, over the limit too.
 	// A use that has left its window by now is not counted any more, and no use
@@ -71,6 +73,7 @@ type Use struct {
 // Seeder is what a Limiter is besides if the counter of a period that it has
 // lost can be filled again, for [Options.Ledger]. A counter has a beginning: all
 // that was used from then on it has counted itself. It keeps it until it is lost.
+// meteringtest.TestSeeder tests one.
 type Seeder interface {
 	// Since returns the beginning of the counter of b, which has a Period; if none
 	// is known, it becomes the present. Final is set if Seed has been called for

@@ -27,6 +27,10 @@ type LimiterFixture struct {
 	// that a test sees the end of are half a second long instead of an hour.
 	Advance func(time.Duration)
 
+	// Lose makes the limiter lose all that it has counted, as one that was not
+	// asked to keep it does when it restarts. TestSeeder needs it.
+	Lose func()
+
 	// Late is how much later than Limit.Resolution a unit may be released: what
 	// a metering.Leased has as TTL.
 	Late time.Duration
