@@ -224,8 +224,11 @@ func (o *oracle) pause() {
 	switch n := o.random.IntN(40); {
 	case o.f.Lends && n < 36:
 		o.f.Advance(time.Duration(o.random.Int64N(int64(o.f.Late / 4)))) // calls that a block may serve
-	case n == 0 || o.f.Lends && n == 36:
-		o.f.Advance(time.Duration(o.random.Int64N(int64(2 * o.window)))) // idle
+	case n == 0 || o.f.Lends && n == 36: // idle
+		if o.f.Lends { // what is left of a block is not given back where its window ends meanwhile
+			o.requireBack(o.f.Limiter)
+		}
+		o.f.Advance(time.Duration(o.random.Int64N(int64(2 * o.window))))
 	default:
 		o.f.Advance(time.Duration(o.random.Int64N(int64(o.window / 120))))
 	}
