@@ -78,7 +78,7 @@ type oracle struct {
 	window   time.Duration
 	calls    []oracleCall // those of the longest window, about in order of time
 	lent     time.Time    // when the last block was
-	now      time.Time    // the last decision; what is decided from memory may go back by a millisecond
+	now      time.Time    // about the limiter's: what is repeated is ahead of it by as much as the answer was late
 	full     time.Time    // the last refusal, or the beginning
 	taken    time.Time    // the last units in addition
 
@@ -136,7 +136,7 @@ func (o *oracle) step() {
 		}
 		o.calls = append(o.calls, c)
 	}
-	if d.Time.After(o.now) {
+	if d.Source != metering.SourceRefusal && d.Time.After(o.now) {
 		o.now = d.Time
 	}
 	o.forget(o.now)
@@ -304,6 +304,9 @@ func (o *oracle) settleMore(c *oracleCall) {
 	}
 	o.calls = append(o.calls, extra)
 	o.extra, o.taken = o.extra+more, after.Time
+	if after.Time.After(o.now) { // what they took the place of has left by then
+		o.now = after.Time
+	}
 }
 
 // forget drops what no window reaches any more.
