@@ -75,6 +75,31 @@ func TestLeasedLimiter(t *testing.T) {
 	})
 }
 
+// A refusal that is repeated names the limit that refuses still.
+func TestLeasedRefusalOfTwo(t *testing.T) {
+	t.Parallel()
+	memory, clock := meteringtest.NewLimiter()
+	leased := runLeased(t, memory, &metering.LeasedOptions{Now: clock.Now})
+	take := func() metering.Decision {
+		d, err := leased.Take(t.Context(), metering.Request{Tenant: agent, Units: 10, Bounds: []metering.Bound{
+			{Limit: metering.Per(time.Second, 10)}, {Limit: metering.PerHour(10)},
+		}})
+		require.NoError(t, err)
+		return d
+	}
+	require.True(t, take().Allowed)
+	clock.Advance(600 * time.Millisecond)
+	d := take()
+	require.Equal(t, 0, d.Refused)
+	require.InDelta(t, 400*time.Millisecond, d.Limits[0].RetryAfter, float64(time.Millisecond))
+	clock.Advance(500 * time.Millisecond)
+	d = take()
+	require.Equal(t, metering.SourceRefusal, d.Source)
+	require.Equal(t, 1, d.Refused)
+	require.Zero(t, d.Limits[0].RetryAfter)
+	require.Greater(t, d.RetryAfter(), 59*time.Minute)
+}
+
 // A refused agent that calls in a loop costs one question a second, and another
 // plan is asked for at once. Mutation seen here: refusals that are found by the
 // window without the limit's units.

@@ -81,7 +81,7 @@ func (n *line) repeat(r Request, now time.Time) (Decision, bool) {
 	for i, s := range d.Limits {
 		b, retry := r.Bounds[i], s.RetryAfter
 		if retry > 0 {
-			retry = max(time.Millisecond, retry-passed)
+			retry = max(0, retry-passed) // those of other limits may take longer
 		}
 		if heavier && b.Window > 0 {
 			retry = max(retry, b.Window+b.Resolution()+n.ttl)
@@ -90,6 +90,12 @@ func (n *line) repeat(r Request, now time.Time) (Decision, bool) {
 			retry = -1
 		}
 		d.Limits[i].RetryAfter = retry
+	}
+	for i, s := range d.Limits[d.Refused:] {
+		if s.RetryAfter != 0 {
+			d.Refused += i
+			break
+		}
 	}
 	return d, true
 }
