@@ -193,6 +193,7 @@ func TestAlertsOfAFleet(t *testing.T) {
 	defer receiver.Close()
 	job.Tell = receiver.URL
 	var children []*exec.Cmd
+	var used []*bufio.Reader
 	var last io.WriteCloser
 	for i := range 3 {
 		job.Last = i == 2
@@ -211,12 +212,12 @@ func TestAlertsOfAFleet(t *testing.T) {
 			child.Process.Kill()
 			child.Wait()
 		}()
-		children = append(children, child)
-		if job.Last {
-			line, err := bufio.NewReader(stdout).ReadString('\n')
-			require.NoError(t, err)
-			require.Equal(t, "used\n", line)
-		}
+		children, used = append(children, child), append(used, bufio.NewReader(stdout))
+	}
+	for _, stdout := range used { // one alone does not reach the limit
+		line, err := stdout.ReadString('\n')
+		require.NoError(t, err)
+		require.Equal(t, "used\n", line)
 	}
 	<-holding
 	for _, child := range children[:2] {
