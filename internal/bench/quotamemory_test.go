@@ -101,6 +101,39 @@ func zsetState(b *testing.B, client *redis.Client, limit int64) (bytes int64, bl
 	return bytes, slowest(b, client)
 }
 
+// BenchmarkQuotaSlotsExpired is for how long the first call of a tenant holds Redis
+// up whose processes have died with ten thousand calls in flight.
+func BenchmarkQuotaSlotsExpired(b *testing.B) {
+	const slots = 10_000
+	limiter, client := newLimiter(b, devtest.Redis(b).URL)
+	require.NoError(b, client.ConfigSet(b.Context(), "slowlog-log-slower-than", "0").Err())
+	past := float64(time.Now().Add(-time.Minute).UnixMilli())
+	var block time.Duration
+	for b.Loop() {
+		require.NoError(b, client.FlushDB(b.Context()).Err())
+		r := metering.Request{Tenant: tenant.NewID(), Units: 1, Bounds: []metering.Bound{{Limit: metering.Concurrent(slots)}}}
+		take := func() {
+			d, err := limiter.Take(b.Context(), r)
+			require.NoError(b, err)
+			require.True(b, d.Allowed)
+		}
+		take() // of a process that lives, so that the key does not expire as a whole
+		keys, err := client.Keys(b.Context(), "mcpsaas:*").Result()
+		require.NoError(b, err)
+		require.Len(b, keys, 1)
+		dead := make([]redis.Z, slots-1)
+		for i := range dead {
+			dead[i] = redis.Z{Score: past, Member: tenant.NewID().String()}
+		}
+		require.NoError(b, client.ZAdd(b.Context(), keys[0], dead...).Err())
+		require.NoError(b, client.Do(b.Context(), "slowlog", "reset").Err())
+		take()
+		block = max(block, slowest(b, client))
+	}
+	b.ReportMetric(0, "ns/op")
+	b.ReportMetric(float64(block.Microseconds()), "block-us")
+}
+
 func slowest(b *testing.B, client *redis.Client) (most time.Duration) {
 	logs, err := client.SlowLogGet(context.WithoutCancel(b.Context()), 100).Result()
 	require.NoError(b, err)
