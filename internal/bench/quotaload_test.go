@@ -3,6 +3,7 @@ package bench
 import (
 	"context"
 	"fmt"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -138,44 +139,62 @@ func BenchmarkQuotaLeases(b *testing.B) {
 			b.ReportMetric(float64(calls*len(took))/float64(scriptCalls(b, client)), "decisions/question")
 		})
 	}
-	b.Run(fmt.Sprint("limit ", limit, ", ", processes, " processes"), func(b *testing.B) {
-		var idle []float64
-		var decisions, questions int64
-		_, client := newLimiter(b, url)
-		for b.Loop() {
-			r := metering.Request{Tenant: tenant.NewID(), Units: 1, Bounds: []metering.Bound{{Limit: metering.PerHour(limit)}}}
-			require.NoError(b, client.Do(b.Context(), "config", "resetstat").Err())
-			var admitted atomic.Int64
-			var refused atomic.Bool
-			var group sync.WaitGroup
-			for range processes {
-				limiter, _ := newLimiter(b, url)
-				leased := lease(b, limiter)
-				for range 4 {
-					group.Go(func() {
-						for !refused.Load() {
-							d, err := leased.Take(b.Context(), r)
-							if err != nil {
-								b.Error(err)
-							}
-							if err != nil || !d.Allowed {
-								refused.Store(true)
-								return
-							}
-							admitted.Add(1)
-						}
-					})
-				}
+	for name, behind := range map[string]int64{"": 1, ", one makes most calls": 40} {
+		b.Run(fmt.Sprint("limit ", limit, ", ", processes, " processes", name), func(b *testing.B) {
+			var idle []float64
+			var decisions, questions int64
+			_, client := newLimiter(b, url)
+			for b.Loop() {
+				require.NoError(b, client.Do(b.Context(), "config", "resetstat").Err())
+				admitted := useUp(b, url, processes, behind, limit)
+				idle = append(idle, 100*float64(limit-admitted)/limit)
+				decisions += admitted
+				questions += scriptCalls(b, client)
 			}
-			group.Wait()
-			idle = append(idle, 100*float64(limit-admitted.Load())/limit)
-			decisions += admitted.Load()
-			questions += scriptCalls(b, client)
+			b.ReportMetric(0, "ns/op")
+			b.ReportMetric(slices.Max(idle), "most-idle-%")
+			b.ReportMetric(float64(decisions)/float64(questions), "decisions/question")
+		})
+	}
+}
+
+// useUp has processes call until the first of them is refused, and returns how many
+// calls were admitted by then. Each goroutine of the others makes one call to
+// behind of the first.
+func useUp(b *testing.B, url string, processes int, behind, limit int64) int64 {
+	r := metering.Request{Tenant: tenant.NewID(), Units: 1, Bounds: []metering.Bound{{Limit: metering.PerHour(limit)}}}
+	var admitted, ahead atomic.Int64
+	var refused atomic.Bool
+	var group sync.WaitGroup
+	for process := range processes {
+		limiter, _ := newLimiter(b, url)
+		leased := lease(b, limiter)
+		for range 4 {
+			group.Go(func() {
+				for calls := int64(0); !refused.Load(); {
+					if behind > 1 && process > 0 && calls*behind > ahead.Load() {
+						runtime.Gosched()
+						continue
+					}
+					d, err := leased.Take(b.Context(), r)
+					if err != nil {
+						b.Error(err)
+					}
+					if err != nil || !d.Allowed {
+						refused.Store(true)
+						return
+					}
+					admitted.Add(1)
+					calls++
+					if process == 0 {
+						ahead.Add(1)
+					}
+				}
+			})
 		}
-		b.ReportMetric(0, "ns/op")
-		b.ReportMetric(slices.Max(idle), "most-idle-%")
-		b.ReportMetric(float64(decisions)/float64(questions), "decisions/question")
-	})
+	}
+	group.Wait()
+	return admitted.Load()
 }
 
 func lease(b *testing.B, limiter metering.Limiter) *metering.Leased {
