@@ -139,7 +139,7 @@ func BenchmarkQuotaLeases(b *testing.B) {
 			b.ReportMetric(float64(calls*len(took))/float64(scriptCalls(b, client)), "decisions/question")
 		})
 	}
-	for name, behind := range map[string]int64{"": 1, ", one makes most calls": 40} {
+	for name, behind := range map[string]int64{"": 1, ", one ahead": 40} {
 		b.Run(fmt.Sprint("limit ", limit, ", ", processes, " processes", name), func(b *testing.B) {
 			var idle []float64
 			var decisions, questions int64
