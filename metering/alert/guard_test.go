@@ -87,21 +87,24 @@ func TestURLs(t *testing.T) {
 	require.ErrorIs(t, other.CheckURL("https://hooks.example.com/"), alert.ErrRefused)
 }
 
-// names is a name server that gives, for every question, the next of its
-// addresses.
+// names is a name server that gives the next of its addresses to every question
+// of that address's family.
 type names struct {
 	mu      sync.Mutex
 	answers []netip.Addr
 }
 
-func (n *names) next() netip.Addr {
+func (n *names) next(kind uint16) (address []byte) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	ip := n.answers[0]
+	if ip.Is4() && kind != 1 || ip.Is6() && kind != 28 { // A, AAAA
+		return nil
+	}
 	if len(n.answers) > 1 {
 		n.answers = n.answers[1:]
 	}
-	return ip
+	return ip.AsSlice()
 }
 
 // resolver returns a resolver that asks n.
@@ -136,13 +139,13 @@ func (n *names) answer(question []byte) []byte {
 	reply := append([]byte{}, question[:2]...)
 	reply = append(reply, 0x81, 0x80, 0, 1, 0, 0, 0, 0, 0, 0)
 	reply = append(reply, question[12:end]...)
-	if kind != 1 { // A
+	address := n.next(kind)
+	if address == nil {
 		return reply
 	}
 	reply[7] = 1
-	ip := n.next().As4()
-	reply = append(reply, 0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 0, 0, 4)
-	return append(reply, ip[:]...)
+	reply = append(reply, 0xc0, 12, 0, byte(kind), 0, 1, 0, 0, 0, 0, 0, byte(len(address)))
+	return append(reply, address...)
 }
 
 // A name that leads to one address now and to another a moment later. Mutation: with
@@ -176,17 +179,30 @@ func TestRebinding(t *testing.T) {
 	})
 }
 
-// Every address of the corpus, as the answer to a name.
+// Every address of the corpus, as the answer to a name. Mutations: with a dialer
+// that judges IPv4 addresses alone, those of IPv6 are connected to; with one that
+// judges IPv6 addresses alone, those of IPv4.
 func TestNamesThatLeadInside(t *testing.T) {
 	t.Parallel()
+	send := func(ip string) (connected string, err error) {
+		s := newSender(t, "https://name.example.com/", nil)
+		s.Resolve((&names{answers: []netip.Addr{netip.MustParseAddr(ip).WithZone("")}}).resolver(t))
+		s.Stop(func(address string) { connected = address })
+		err = s.Send(t.Context(), tenant.NewID(), message)
+		return connected, err
+	}
+	const mapped = "::ffff:93.184.215.14" // which a resolver takes for the address that it stands for
 	for _, ip := range refusedAddresses {
-		addr := netip.MustParseAddr(ip)
-		if !addr.Is4() {
+		if ip == mapped {
 			continue
 		}
-		s := newSender(t, "https://inside.example.com/", nil)
-		s.Resolve((&names{answers: []netip.Addr{addr}}).resolver(t))
-		s.Stop(func(address string) { t.Errorf("connected to %s", address) })
-		require.ErrorIs(t, s.Send(t.Context(), tenant.NewID(), message), alert.ErrRefused, ip)
+		connected, err := send(ip)
+		require.ErrorIs(t, err, alert.ErrRefused, ip)
+		require.Empty(t, connected, ip)
+	}
+	for _, ip := range append([]string{mapped}, publicAddresses...) {
+		connected, err := send(ip)
+		require.NotErrorIs(t, err, alert.ErrRefused, ip)
+		require.Equal(t, net.JoinHostPort(strings.TrimPrefix(ip, "::ffff:"), "443"), connected)
 	}
 }
