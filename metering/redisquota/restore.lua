@@ -62,6 +62,8 @@ local function insert(key, at, units, window, resolution)
   end
   if l.units > 0 and at >= l.start and (at <= l.last or at - l.start < resolution) then
     l.last, l.units = math.max(l.last, at), l.units + units
+  elseif at >= l.last and l.units > 0 and live >= MOST then
+    l.last, l.units = at, l.units + units
   elseif at >= l.last then
     if l.units > 0 then
       live = live + 1

@@ -50,6 +50,26 @@ func TestSeeder(t *testing.T) {
 	})
 }
 
+// What several journals bring does not make a small window grow. Mutation seen here:
+// restored uses that come after all others are runs of their own without end.
+func TestRestoredMemory(t *testing.T) {
+	t.Parallel()
+	limiter, client := newLimiter(t, devtest.SharedRedis(t))
+	now, bound := time.Now(), metering.Bound{Limit: metering.PerHour(60)}
+	id := tenant.NewID()
+	const uses = 600
+	for i := range int64(uses) {
+		r := metering.Restoration{Entries: metering.Entries{Tenant: id, Journal: "j", First: i, Last: i}}
+		r.Uses = append(r.Uses, metering.Use{Bound: bound, Units: 1, Time: now.Add(time.Duration(i-uses) * time.Second)})
+		_, err := limiter.Restore(t.Context(), r)
+		require.NoError(t, err)
+	}
+	require.EqualValues(t, uses, counted(t, limiter, id, metering.Bound{Limit: metering.PerHour(10_000)}))
+	size, err := client.StrLen(t.Context(), client.Keys(t.Context(), "*:w:*").Val()[0]).Result()
+	require.NoError(t, err)
+	require.LessOrEqual(t, size, int64(1_200))
+}
+
 // Of a counter whose beginning nobody knows, the ledger says all.
 func TestSeedWithoutBeginning(t *testing.T) {
 	t.Parallel()
