@@ -51,7 +51,8 @@ type Renewer interface {
 
 // Resetter is what a Limiter is besides if its counters can be set to zero.
 type Resetter interface {
-	// Reset sets the counters of r's bounds to zero. Idempotency keys and the
+	// Reset sets the counters of r's bounds to zero. Calls that were admitted
+	// before give nothing back to them any more. Idempotency keys and the
 	// slots of calls in flight stay.
 	Reset(ctx context.Context, r Request) error
 }

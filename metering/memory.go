@@ -48,6 +48,7 @@ const loanKept = 24 * time.Hour
 type counter struct {
 	units int64
 	end   time.Time
+	reset time.Time // when it was set to zero: nothing from before is given back
 }
 
 // charge is what an idempotency key stands for.
@@ -267,7 +268,9 @@ func (m *Memory) Reset(ctx context.Context, r Request) error {
 	defer m.mu.Unlock()
 	for _, b := range r.Bounds {
 		delete(m.windows, key(r.Tenant.String(), b))
-		delete(m.periods, key(r.Tenant.String(), b))
+		if c := m.periods[key(r.Tenant.String(), b)]; c != nil {
+			c.units, c.reset = 0, m.now()
+		}
 	}
 	maps.DeleteFunc(m.loans, func(k chargeKey, _ time.Time) bool { return k.tenant == r.Tenant.String() })
 	return nil
@@ -346,7 +349,7 @@ func (m *Memory) add(tenant string, b Bound, units int64, now time.Time, ahead t
 func (m *Memory) sub(tenant string, b Bound, units int64, at time.Time, ahead time.Duration) {
 	k := key(tenant, b)
 	if b.Period != "" {
-		if c := m.periods[k]; c != nil {
+		if c := m.periods[k]; c != nil && at.After(c.reset) {
 			c.units = max(0, c.units-units)
 		}
 		return

@@ -92,12 +92,21 @@ func testReset(t *testing.T, f LimiterFixture) {
 	r := request(100, metering.PerHour(100), metering.PerMonth(100), metering.PerHour(1), metering.Concurrent(3))
 	r.Bounds[1].Start, r.Bounds[1].End = month(f.Now())
 	r.Bounds[2].Attempts = true
-	d := take(t, f, r)
-	require.True(t, d.Allowed)
+	r.Bounds[2].Units, r.Units = 2, 50
+	before := []metering.Decision{take(t, f, r), take(t, f, r)}
+	require.True(t, before[1].Allowed)
 	require.False(t, take(t, f, r).Allowed)
 	require.NoError(t, resetter.Reset(t.Context(), r))
-	settle(t, f, d, 0) // gives back nothing that others have taken since
-	d = take(t, f, r)
+	settle(t, f, before[0], 0) // what it had taken is not there any more
+	f.pass(t, 2*time.Millisecond)
+	r.Units = 100
+	d := take(t, f, r)
 	require.True(t, d.Allowed)
 	require.EqualValues(t, 0, d.Limits[0].Remaining)
+	settle(t, f, before[1], 0) // and now others have taken it
+	for i := range 2 {
+		one := r
+		one.Units, one.Bounds = 1, r.Bounds[i:i+1]
+		require.False(t, take(t, f, one).Allowed, "units that were taken after the reset were given back")
+	}
 }

@@ -25,6 +25,8 @@ var (
 	settleLua string
 	//go:embed renew.lua
 	renewLua string
+	//go:embed reset.lua
+	resetLua string
 )
 
 // Client is what the limiter needs of Redis. *redis.Client,
@@ -63,6 +65,7 @@ type Limiter struct {
 	take   script
 	settle script
 	renew  script
+	reset  script
 }
 
 var (
@@ -106,6 +109,7 @@ func New(client Client, opts *Options) (*Limiter, error) {
 		take:   newScript(takeLua),
 		settle: newScript(settleLua),
 		renew:  newScript(renewLua),
+		reset:  newScript(resetLua),
 	}, nil
 }
 
@@ -208,14 +212,14 @@ func holdsSlot(bounds []metering.Bound) bool {
 	return slices.ContainsFunc(bounds, func(b metering.Bound) bool { return b.Hold > 0 })
 }
 
-// Reset implements metering.Resetter.
+// Reset implements metering.Resetter by one script call.
 func (l *Limiter) Reset(ctx context.Context, r metering.Request) error {
 	r.Key, r.Block, r.Receipt = "", metering.Block{ID: "all"}, true // of which there is one key each
 	r.Bounds = slices.DeleteFunc(slices.Clone(r.Bounds), func(b metering.Bound) bool { return b.Hold > 0 })
 	if len(r.Bounds) == 0 {
 		return nil
 	}
-	if err := l.client.Unlink(ctx, l.callKeys(r)...).Err(); err != nil {
+	if _, err := l.reset.run(ctx, l.asks, append(l.reset.args(l.callKeys(r), 1), packBounds(r))); err != nil {
 		return fmt.Errorf("redisquota: reset limits: %w", err)
 	}
 	return nil

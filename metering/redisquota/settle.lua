@@ -67,14 +67,14 @@ local function give_back(at, units, calls)
     local less = units
     if b.kind == ATTEMPTS then less = calls end
     if less > 0 and b.kind == PERIOD then
-      local used = tonumber(call('GET', KEYS[i]) or 0)
-      less = math.min(used, less)
-      if less > 0 then
+      local known = call('HMGET', KEYS[i] .. '#since', 'since', 'reset')
+      local since, reset = tonumber(known[1] or 0), tonumber(known[2] or 0)
+      less = math.min(tonumber(call('GET', KEYS[i]) or 0), less)
+      if less > 0 and at > reset then -- see reset.lua
         call('DECRBY', KEYS[i], string.format('%.0f', less))
         -- Taken from a counter that Redis has lost since: what is given back must
         -- not be missing beside what the ledger says of that time. See seed.lua.
-        local since = tonumber(call('HGET', KEYS[i] .. '#since', 'since'))
-        if since and at < since then call('HINCRBY', KEYS[i] .. '#since', 'before', string.format('%.0f', -less)) end
+        if at < since then call('HINCRBY', KEYS[i] .. '#since', 'before', string.format('%.0f', -less)) end
       end
     elseif less > 0 and b.kind ~= SLOTS then
       local l = read_log(KEYS[i])
