@@ -37,8 +37,10 @@ type Options struct {
 
 	// Budget is how long one question to the limiter may take. A call waits so
 	// long at most once before its tool runs and once after, and once more if the
-	// sink fails then. After five failures in a row calls ask nothing.
-	// Defaults to 25 ms.
+	// sink fails then. After five failures in a row calls ask nothing. Sixteen
+	// questions are asked at once, or as many as the limiter says that it is good
+	// for; while more calls come than a slow one answers, they wait their turn
+	// first, for as long as their callers do. Defaults to 25 ms.
 	Budget time.Duration
 
 	// Leases says which units the Meter takes from the limiter in blocks, to
