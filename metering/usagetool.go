@@ -66,9 +66,11 @@ type limitLeft struct {
 
 // AddUsage adds a tool and a resource to the server by which the agent of a
 // tenant sees where the tenant stands: what it was charged in the period, what is
-// left of its grants, and of its limits. Both say the same, and nothing of another tenant. The tool needs an entry in Options.Tools
-// like any other, usually {Free: true}. The resource is read for free, at the
-// cost of one question to the limiter, and those that the options ask.
+// left of its grants, and of its limits. Both say the same, and nothing of another
+// tenant. The tool needs an entry in Options.Tools like any other, usually
+// {Free: true}. The resource is read for free, at the cost of one question to the
+// limiter, and those that the options ask. It is marked private, for caches; a
+// mcp.ServerOptions.SetCacheable of the server's own runs after that.
 func (m *Meter) AddUsage(server *mcp.Server, opts *UsageOptions) {
 	var o UsageOptions
 	if opts != nil {
@@ -98,7 +100,10 @@ func (m *Meter) AddUsage(server *mcp.Server, opts *UsageOptions) {
 		if err != nil {
 			return nil, fmt.Errorf("metering: encode usage: %w", err)
 		}
-		return &mcp.ReadResourceResult{Contents: []*mcp.ResourceContents{{URI: o.URI, MIMEType: "application/json", Text: string(text)}}}, nil
+		return &mcp.ReadResourceResult{
+			Contents:  []*mcp.ResourceContents{{URI: o.URI, MIMEType: "application/json", Text: string(text)}},
+			Cacheable: mcp.Cacheable{CacheScope: "private"}, // or any cache may serve it to others
+		}, nil
 	})
 }
 

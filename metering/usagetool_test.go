@@ -112,3 +112,25 @@ func TestAddUsageOfNothing(t *testing.T) {
 	require.Contains(t, string(got), `"units":0`)
 	require.Contains(t, string(got), `"grants":[]`)
 }
+
+// What depends on the tenant says so to caches between it and the server, where
+// nobody else does. Mutations seen here: the resource without its mark, and the list
+// without the one in listTools.
+func TestTenantsOwnIsPrivate(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, &metering.Options{
+		Tools: map[string]metering.Tool{"report": {Units: 1}, "help": {Free: true}, "usage": {Free: true}}, Plans: offers,
+	})
+	server := newServer()
+	b.meter.AddUsage(server, nil)
+	s := b.serve(t, server, true)
+	read, err := s.ReadResource(t.Context(), &mcp.ReadResourceParams{URI: "usage://current"})
+	require.NoError(t, err)
+	require.Equal(t, "private", read.CacheScope)
+	for _, plan := range []tenant.Plan{tenant.Free, tenant.Pro} {
+		b.tenant.Plan = plan
+		list, err := s.ListTools(t.Context(), nil)
+		require.NoError(t, err)
+		require.Equal(t, "private", list.CacheScope, "one that is whole as well")
+	}
+}
