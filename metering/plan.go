@@ -47,7 +47,8 @@ type Plan struct {
 	// that work which is not charged (errors, interim rounds, replays of an
 	// idempotency key) is not free computing time. It must have a Window.
 	// Defaults to twice the units of the hard limit with the shortest window in
-	// Limits and Tools; a plan without such a limit has no bound.
+	// Limits, or in Tools if Limits has no hard one with a window; a plan without
+	// any has no bound.
 	Attempts Limit
 
 	// OnOutage says what happens while the limiter can't be asked.
