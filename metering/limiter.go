@@ -26,7 +26,8 @@ type Limiter interface {
 	// the limiter can't be asked, never that a limit refused.
 	Take(ctx context.Context, r Request) (Decision, error)
 
-	// Peek tells what Take would decide, and changes nothing.
+	// Peek tells what Take would decide, and changes nothing. What the call would
+	// take counts as used, as it does then: of no units still a slot and an attempt.
 	Peek(ctx context.Context, r Request) (Decision, error)
 
 	// Settle ends an admitted call: it changes what the call is charged from

@@ -256,8 +256,10 @@ func (o Options) validate(limiter Limiter, sink usage.Sink) error {
 
 // Remaining tells where the limits of the tenant in ctx stand: those that hold
 // for all tools together, then those of single tools, which have the tool in their
-// names, but no shadow limits; none for an unlimited plan. It asks the limiter
-// once and changes nothing.
+// names, but no shadow limits; none for an unlimited plan. Of a limit of calls in
+// flight it tells how many more may start. The attempts are not among the limits: they
+// are what a tenant may start, not what it may use. It asks the limiter once and
+// changes nothing.
 func (m *Meter) Remaining(ctx context.Context) ([]LimitState, error) {
 	t, ok := tenant.FromContext(ctx)
 	if !ok {
@@ -278,6 +280,11 @@ func (m *Meter) Remaining(ctx context.Context) ([]LimitState, error) {
 	d, err := m.guard.peek(ctx, Request{Tenant: t.ID, Bounds: bounds})
 	if err != nil {
 		return nil, fmt.Errorf("metering: ask limiter: %w", err)
+	}
+	for i, b := range bounds {
+		if b.Hold > 0 && d.Allowed {
+			d.Limits[i].Remaining++ // the slot of a call that nobody makes
+		}
 	}
 	for i := 0; m.seeder != nil && i < len(bounds); i++ {
 		m.seeder.meet(t.ID, bounds[i], false)

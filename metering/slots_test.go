@@ -46,6 +46,41 @@ func TestConcurrent(t *testing.T) {
 	require.NoError(t, err)
 }
 
+// What is left is what the next calls may use. Mutations seen here: Remaining that
+// tells of the slot that its question weighs, as the limiter does, and one that adds
+// it although all are taken.
+func TestConcurrentRemaining(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, plansOf(metering.Plan{
+		Limits: []metering.Limit{metering.Concurrent(2), metering.PerHour(100), {Name: "wish", Units: 1, Hold: time.Second, Mode: metering.Soft}},
+		Tools:  map[string][]metering.Limit{"report": {metering.Concurrent(1)}},
+	}))
+	requireLeft := func(want map[string]int64) {
+		t.Helper()
+		limits, err := b.meter.Remaining(b.ctx(t))
+		require.NoError(t, err)
+		left := make(map[string]int64)
+		for _, l := range limits {
+			left[l.Name] = l.Remaining
+		}
+		require.Equal(t, want, left)
+	}
+	requireLeft(map[string]int64{"concurrent": 2, "hour": 100, "wish": 1, "report concurrent": 1})
+	within := func(tool string, do func()) {
+		h := metering.WithMetering(b.meter, tool, func(context.Context, *mcp.CallToolRequest, noArgs) (*mcp.CallToolResult, answer, error) {
+			do()
+			return nil, answer{}, nil
+		})
+		_, err := invoke(b.ctx(t), h, tool, nil)
+		require.NoError(t, err)
+	}
+	within("search", func() {
+		requireLeft(map[string]int64{"concurrent": 1, "hour": 99, "wish": 0, "report concurrent": 1})
+		within("report", func() { requireLeft(map[string]int64{"concurrent": 0, "hour": 79, "wish": 0, "report concurrent": 0}) })
+	})
+	requireLeft(map[string]int64{"concurrent": 2, "hour": 79, "wish": 1, "report concurrent": 1})
+}
+
 // The slot of a call that takes longer than Hold is renewed. Mutation seen
 // here: without the renewing, the second call is admitted.
 func TestConcurrentLongCall(t *testing.T) {

@@ -11,14 +11,25 @@ import (
 
 func testSlots(t *testing.T, f LimiterFixture) {
 	r := request(20, metering.PerHour(1_000), metering.Concurrent(3))
+	requireSlots := func(free int64) {
+		t.Helper()
+		nothing := r
+		nothing.Units = 0
+		d, err := f.Limiter.Peek(t.Context(), nothing)
+		require.NoError(t, err)
+		require.Equal(t, free > 0, d.Allowed)
+		require.Equal(t, max(0, free-1), d.Limits[1].Remaining, "a call of no units takes a slot, and a look tells of it as taken")
+	}
 	var running []metering.Decision
 	for i := range int64(3) {
+		requireSlots(3 - i)
 		d := take(t, f, r)
 		require.True(t, d.Allowed)
 		require.NotEmpty(t, d.Slot)
 		require.EqualValues(t, 2-i, d.Limits[1].Remaining, "a call takes one slot, whatever it costs")
 		running = append(running, d)
 	}
+	requireSlots(0)
 	d := take(t, f, r)
 	require.False(t, d.Allowed)
 	require.Equal(t, 1, d.Refused)
