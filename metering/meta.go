@@ -13,10 +13,10 @@ import (
 //
 //	{"plan": "free", "units": 20, "limit": "hour", "allowed": 100, "remaining": 60}
 //
-// where units is what the call was charged, and the limit is the hard one with
-// the smallest share left (absent for an unlimited plan); "replay" is true if an
-// earlier call with the same idempotency key was charged instead. Of a call
-// that was refused:
+// where units is what the call was charged, and the limit is the hard one of a
+// window or period with the smallest share left (absent for a plan without one);
+// "replay" is true if an earlier call with the same idempotency key was charged
+// instead. Of a call that was refused:
 //
 //	{"code": "quota_exceeded", "plan": "free", "limit": "hour", "allowed": 100,
 //	 "remaining": 0, "retryAfterMs": 1234, "resetAt": "2026-11-22T20:15:00Z"}
@@ -71,6 +71,9 @@ func stateMeta(c *call) map[string]any {
 	}
 	tightest, least := -1, 2.0
 	for i, l := range c.scope.limits {
+		if l.Hold > 0 {
+			continue // what it says of is the call's own slot, which is free again
+		}
 		if share := 1 - float64(l.used(c.decision))/float64(l.Units); l.hard() && share < least {
 			tightest, least = i, share
 		}

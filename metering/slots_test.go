@@ -81,6 +81,26 @@ func TestConcurrentRemaining(t *testing.T) {
 	requireLeft(map[string]int64{"concurrent": 2, "hour": 79, "wish": 1, "report concurrent": 1})
 }
 
+// A call that has ended holds no slot any more: what it tells of is a quota.
+// Mutation seen here: without the look at Hold in stateMeta, it tells of a slot
+// of which none is left.
+func TestConcurrentIsNoQuota(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, plansOf(metering.Plan{Limits: []metering.Limit{metering.PerHour(40), metering.PerMonth(50), metering.Concurrent(1)}}))
+	server := newServer()
+	var s *mcp.ClientSession
+	var inner *mcp.CallToolResult
+	mcp.AddTool(server, &mcp.Tool{Name: "search"}, metering.WithMetering(b.meter, "search", func(context.Context, *mcp.CallToolRequest, noArgs) (*mcp.CallToolResult, answer, error) {
+		inner = call(t, s, "report", nil)
+		return nil, answer{}, nil
+	}))
+	mcp.AddTool(server, &mcp.Tool{Name: "report"}, ok)
+	s = b.serve(t, server, true)
+	require.Equal(t, map[string]any{"plan": "free", "units": 1.0, "limit": "hour", "allowed": 40.0, "remaining": 39.0}, quota(t, call(t, s, "search", nil)))
+	require.True(t, inner.IsError)
+	require.Equal(t, []any{"concurrent", 1.0, 0.0}, []any{quota(t, inner)["limit"], quota(t, inner)["allowed"], quota(t, inner)["remaining"]})
+}
+
 // The slot of a call that takes longer than Hold is renewed. Mutation seen
 // here: without the renewing, the second call is admitted.
 func TestConcurrentLongCall(t *testing.T) {
