@@ -144,7 +144,7 @@ func ExampleOptions_journal() {
 		log.Fatal(err)
 	}
 	defer os.RemoveAll(dir)
-	journal, err := usage.OpenSpool(dir, nil)
+	journal, err := usage.OpenJournal(dir, nil)
 	if err != nil {
 		log.Fatal(err)
 	}

@@ -16,7 +16,7 @@ import (
 )
 
 // Journal keeps what a limiter's counters lack until it can be told: a
-// *usage.Spool, in a directory of its own. What Record has taken survives a crash
+// *usage.Spool, opened by usage.OpenJournal. What Record has taken survives a crash
 // of the process, and Run hands it on in the order in which it came.
 type Journal interface {
 	usage.Sink

@@ -109,7 +109,7 @@ func (g *gate) SettleLate(ctx context.Context, e metering.Entries, d metering.De
 // journaled is the options of a meter with a journal in dir.
 func journaled(t testing.TB, dir string, o metering.Options) *metering.Options {
 	t.Helper()
-	spool, err := usage.OpenSpool(dir, &usage.SpoolOptions{FlushInterval: time.Millisecond, BatchEvents: 7, DrainTimeout: time.Millisecond})
+	spool, err := usage.OpenJournal(dir, &usage.SpoolOptions{FlushInterval: time.Millisecond, BatchEvents: 7, DrainTimeout: time.Millisecond})
 	require.NoError(t, err)
 	t.Cleanup(func() { spool.Close() })
 	o.Journal = spool

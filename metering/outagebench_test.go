@@ -47,7 +47,7 @@ func BenchmarkOutage(b *testing.B) {
 			b.Cleanup(func() { client.Close() })
 			limiter, err := redisquota.New(client, nil)
 			require.NoError(b, err)
-			journal, err := usage.OpenSpool(b.TempDir(), nil)
+			journal, err := usage.OpenJournal(b.TempDir(), nil)
 			require.NoError(b, err)
 			b.Cleanup(func() { journal.Close() })
 			var sink usage.Sink = usage.SinkFunc(func(context.Context, usage.Event) error { return nil })

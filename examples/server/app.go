@@ -228,7 +228,7 @@ func (a *app) buildMetering(context.Context) (err error) {
 		Observe: a.metrics.observe,
 	}
 	if a.config.spoolDir != "" {
-		a.journal, err = usage.OpenSpool(filepath.Join(a.config.spoolDir, "quota"), &usage.SpoolOptions{DrainTimeout: time.Second, Logger: a.logger})
+		a.journal, err = usage.OpenJournal(filepath.Join(a.config.spoolDir, "quota"), &usage.SpoolOptions{DrainTimeout: time.Second, Logger: a.logger})
 		if err != nil {
 			return fmt.Errorf("SPOOL_DIR: %w", err)
 		}

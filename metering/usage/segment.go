@@ -15,10 +15,21 @@ import (
 )
 
 const (
-	slotPattern   = "spool-*"
 	segmentSuffix = ".events"
 	badSuffix     = ".bad"
 )
+
+// kind is what a spool keeps. The sub-directories of its processes are named after
+// it: what one kind has left is never taken for the other.
+type kind struct{ slots, holds string }
+
+var (
+	usageEvents    = kind{"spool", "usage events"}
+	journalEntries = kind{"journal", "journal entries"}
+)
+
+// pattern matches the names of the sub-directories.
+func (k kind) pattern() string { return k.slots + "-[0-9]*" }
 
 // slot is the sub-directory of one process.
 type slot struct {
@@ -42,8 +53,11 @@ func (s *Spool) open() error {
 	if err := os.MkdirAll(s.dir, 0o700); err != nil {
 		return err
 	}
+	if err := s.checkKind(); err != nil {
+		return err
+	}
 	for i := 0; s.own == nil; i++ {
-		own, err := lockSlot(filepath.Join(s.dir, fmt.Sprintf("spool-%04d", i)))
+		own, err := lockSlot(filepath.Join(s.dir, fmt.Sprintf("%s-%04d", s.kind.slots, i)))
 		if errors.Is(err, errLocked) {
 			continue
 		}
@@ -62,6 +76,22 @@ func (s *Spool) open() error {
 	return err
 }
 
+// checkKind refuses a directory that is the other kind's.
+func (s *Spool) checkKind() error {
+	entries, err := os.ReadDir(s.dir)
+	if err != nil {
+		return err
+	}
+	for _, other := range []kind{usageEvents, journalEntries} {
+		for _, entry := range entries {
+			if is, _ := filepath.Match(other.pattern(), entry.Name()); is && other != s.kind {
+				return fmt.Errorf("%s is for %s, as %s in it shows: %s need a directory of their own", s.dir, other.holds, entry.Name(), s.kind.holds)
+			}
+		}
+	}
+	return nil
+}
+
 func lockSlot(dir string) (*slot, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, err
@@ -75,7 +105,7 @@ func lockSlot(dir string) (*slot, error) {
 
 // adopt takes over what dead processes have left.
 func (s *Spool) adopt() error {
-	dirs, err := filepath.Glob(filepath.Join(s.dir, slotPattern))
+	dirs, err := filepath.Glob(filepath.Join(s.dir, s.kind.pattern()))
 	if err != nil {
 		return err
 	}

@@ -68,11 +68,13 @@ type SpoolOptions struct {
 //
 // Several processes may use the same directory: each has a sub-directory of its
 // own, locked for as long as it lives. The events that a dead process left are
-// taken over by the next that starts, or by one that runs.
+// taken over by the next that starts, or by one that runs. But a directory is
+// either for usage events or for a journal.
 //
 // A spool is safe for concurrent use.
 type Spool struct {
 	dir     string
+	kind    kind
 	o       SpoolOptions
 	segment int64 // size at which a file is ended
 
@@ -107,6 +109,17 @@ var _ Sink = (*Spool)(nil)
 // left there, and repairs what a crash left half written. Nil opts mean the
 // defaults. Close it in the end.
 func OpenSpool(dir string, opts *SpoolOptions) (*Spool, error) {
+	return openSpool(dir, usageEvents, opts)
+}
+
+// OpenJournal is OpenSpool for the journal of a metering.Meter, whose entries are
+// no usage. It refuses a directory of usage events, as OpenSpool does one of
+// journals.
+func OpenJournal(dir string, opts *SpoolOptions) (*Spool, error) {
+	return openSpool(dir, journalEntries, opts)
+}
+
+func openSpool(dir string, k kind, opts *SpoolOptions) (*Spool, error) {
 	if opts == nil {
 		opts = &SpoolOptions{}
 	}
@@ -118,9 +131,10 @@ func OpenSpool(dir string, opts *SpoolOptions) (*Spool, error) {
 	s := &Spool{
 		dir: dir, o: o, segment: min(4<<20, o.MaxBytes/8), next: 1,
 		advanced: make(chan struct{}), wake: make(chan struct{}, 1), flush: make(chan struct{}, 1),
+		kind: k,
 	}
 	if err := s.open(); err != nil {
-		return nil, fmt.Errorf("usage: open spool: %w", err)
+		return nil, fmt.Errorf("usage: open spool of %s: %w", k.holds, err)
 	}
 	return s, nil
 }

@@ -60,7 +60,7 @@ func (s *Spool) Check(context.Context) error {
 			errs = append(errs, fmt.Errorf("last events not stored: %w", storeErr))
 		}
 	}
-	if bad, _ := filepath.Glob(filepath.Join(s.dir, slotPattern, "*"+badSuffix)); len(bad) > 0 {
+	if bad, _ := filepath.Glob(filepath.Join(s.dir, s.kind.pattern(), "*"+badSuffix)); len(bad) > 0 {
 		errs = append(errs, fmt.Errorf("%d damaged files", len(bad)))
 	}
 	degraded := false
