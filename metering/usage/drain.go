@@ -88,25 +88,6 @@ func (s *Spool) advance(change func()) {
 	s.advanced = make(chan struct{})
 }
 
-func (s *Spool) keepSyncing(ctx context.Context) {
-	tick := time.NewTicker(max(s.o.SyncInterval, time.Millisecond))
-	defer tick.Stop()
-	for {
-		select {
-		case <-tick.C:
-		case <-ctx.Done():
-			return // Close syncs the last of it
-		}
-		err := s.sync()
-		if err != nil {
-			s.o.Logger.Error("spool not synced to disk", slog.Any("err", err))
-		}
-		s.mu.Lock()
-		s.syncErr = err
-		s.mu.Unlock()
-	}
-}
-
 func (s *Spool) keepDraining(ctx context.Context, store Store) {
 	adopt := time.NewTicker(adoptEvery)
 	defer adopt.Stop()

@@ -41,10 +41,11 @@ type slot struct {
 type segment struct {
 	slot   *slot
 	path   string
-	file   *os.File // for writing; nil once it has been ended
+	file   *os.File // for writing; nil if another process wrote it
 	size   int64    // bytes of whole records
 	read   int64    // offset up to which the store has the events
 	events int64    // events that the store has not got
+	doubt  bool     // the disk may not have it: see sync
 }
 
 // open takes a slot of its own, and over what waits in it and in those of dead
@@ -269,13 +270,4 @@ func (sl *slot) create(number uint64) (*segment, error) {
 		return nil, err
 	}
 	return &segment{slot: sl, path: path, file: f, size: int64(len(magic)), read: int64(len(magic))}, nil
-}
-
-// syncNames forces the names of the slot's files to the disk, where directories can
-// be synced.
-func (sl *slot) syncNames() {
-	if d, err := os.Open(sl.dir); err == nil {
-		d.Sync()
-		d.Close()
-	}
 }

@@ -33,7 +33,8 @@ type SpoolOptions struct {
 	MaxBytes int64
 
 	// SyncInterval is how often the files are forced to the disk. A crash of
-	// the machine may lose this much; a crash of the process loses nothing.
+	// the machine may lose this much, and what the disk did not take, until Check
+	// no longer reports that; a crash of the process loses nothing.
 	// Defaults to 1 second.
 	SyncInterval time.Duration
 
@@ -77,13 +78,14 @@ type Spool struct {
 	kind    kind
 	o       SpoolOptions
 	segment int64 // size at which a file is ended
+	fsync   func(*os.File) error
 
 	mu       sync.Mutex
 	own      *slot
 	next     uint64 // number of the next file
 	active   *segment
 	queue    []*segment // what waits, in order; active is the last
-	ended    []*os.File // written to the end, neither synced nor closed yet
+	ended    []*segment // written to the end, neither synced nor closed yet
 	dirty    bool       // active has been written since the last sync
 	created  bool       // a file has been made since the last sync
 	closed   bool
@@ -96,7 +98,7 @@ type Spool struct {
 	full     bool          // the last Record was refused for want of room
 	writeErr error         // of the last Record
 	storeErr error         // of the last Append
-	syncErr  error         // of the last sync
+	syncErr  error         // of the last sync, or of one whose events are still in doubt
 	stats    SpoolStats
 
 	wake  chan struct{} // an event has come
@@ -129,7 +131,7 @@ func openSpool(dir string, k kind, opts *SpoolOptions) (*Spool, error) {
 		return nil, fmt.Errorf("usage: configure spool: %w", err)
 	}
 	s := &Spool{
-		dir: dir, o: o, segment: min(4<<20, o.MaxBytes/8), next: 1,
+		dir: dir, o: o, segment: min(4<<20, o.MaxBytes/8), fsync: (*os.File).Sync, next: 1,
 		advanced: make(chan struct{}), wake: make(chan struct{}, 1), flush: make(chan struct{}, 1),
 		kind: k,
 	}
@@ -270,7 +272,7 @@ func (s *Spool) rotate() error {
 	}
 	s.seal()
 	s.next++
-	s.active, s.created = next, true
+	s.active, s.created, s.dirty = next, true, true
 	s.queue = append(s.queue, next)
 	s.stats.Bytes += next.size
 	return nil
@@ -279,35 +281,9 @@ func (s *Spool) rotate() error {
 // seal ends the active file.
 func (s *Spool) seal() {
 	if s.active != nil {
-		s.ended = append(s.ended, s.active.file)
-		s.active.file, s.active = nil, nil
+		s.ended = append(s.ended, s.active)
+		s.active = nil
 	}
-}
-
-// sync forces what has been written to the disk.
-func (s *Spool) sync() error {
-	s.mu.Lock()
-	files := s.ended
-	s.ended = nil
-	var active *os.File
-	if s.active != nil && s.dirty {
-		active = s.active.file // stays open: only sync and Close close files, and not at once
-	}
-	created := s.created
-	s.dirty, s.created = false, false
-	s.mu.Unlock()
-
-	var errs []error
-	if created {
-		s.own.syncNames()
-	}
-	for _, f := range files {
-		errs = append(errs, f.Sync(), f.Close())
-	}
-	if active != nil {
-		errs = append(errs, active.Sync())
-	}
-	return errors.Join(errs...)
 }
 
 // Close ends the spool. Events that have not been stored stay on the disk for

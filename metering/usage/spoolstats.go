@@ -33,11 +33,12 @@ func (s *Spool) Stats() SpoolStats {
 	return stats
 }
 
-// Check reports, for a health check, that the disk does not take events, that
-// the spool is full and refuses them, that an event has waited for longer than
-// AlarmAge, or that a file was damaged: its copy, named *.bad, holds events
-// that a person has to look at, and is to be moved away then. That the spool is
-// at least 80 % full is an error too, but alone it has a method
+// Check reports, for a health check, that the disk does not take events, or did
+// not keep some that the store has not got yet, so that a crash of the machine
+// may lose them; that the spool is full and refuses events, that one has waited
+// for longer than AlarmAge, or that a file was damaged: its copy, named *.bad,
+// holds events that a person has to look at, and is to be moved away then. That
+// the spool is at least 80 % full is an error too, but alone it has a method
 // HealthDegraded() bool: nothing is lost yet.
 func (s *Spool) Check(context.Context) error {
 	stats := s.Stats()
@@ -52,7 +53,7 @@ func (s *Spool) Check(context.Context) error {
 		errs = append(errs, fmt.Errorf("last event not written: %w", writeErr))
 	}
 	if syncErr != nil {
-		errs = append(errs, fmt.Errorf("last events not synced: %w", syncErr))
+		errs = append(errs, fmt.Errorf("events not synced, nor all of them stored yet: %w", syncErr))
 	}
 	if stats.OldestAge > s.o.AlarmAge {
 		errs = append(errs, fmt.Errorf("%d events wait, the oldest for %v", stats.Events, stats.OldestAge.Round(time.Second)))
