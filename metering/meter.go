@@ -55,7 +55,8 @@ type Options struct {
 	// was away: the calls that were let through, and the units of others that it
 	// was to give back. Run brings them to its counters when it is there again,
 	// once each, at the times when they were used. The limiter must be a
-	// [Restorer], and the journal this Meter's alone.
+	// [Restorer], and the journal this Meter's alone and not its sink.
+	// usage.OpenJournal opens one.
 	Journal Journal
 
 	// Ledger, if set, fills the counters of periods that the limiter has lost: Run
@@ -128,6 +129,9 @@ type Meter struct {
 
 // readier is a sink that tells beforehand that it would not take an event.
 type readier interface{ Ready(context.Context) error }
+
+// spool is a sink, or a journal, that knows which of the two it is.
+type spool interface{ IsJournal() bool }
 
 // New returns a Meter that asks limiter and records into sink. It reports every
 // mistake in opts by the name of its field. Nil opts mean the defaults.
@@ -214,6 +218,12 @@ func (o Options) validate(limiter Limiter, sink usage.Sink) error {
 	}
 	if sink == nil {
 		errs = append(errs, errors.New("sink is nil"))
+	}
+	if s, ok := sink.(spool); ok && s.IsJournal() {
+		errs = append(errs, errors.New("sink: is a journal, which is for Options.Journal: usage.OpenSpool opens a sink"))
+	}
+	if s, ok := o.Journal.(spool); ok && !s.IsJournal() {
+		errs = append(errs, errors.New("Journal: is a spool of usage events, which is for the sink: usage.OpenJournal opens a journal"))
 	}
 	if _, ok := limiter.(Restorer); o.Journal != nil && !ok {
 		errs = append(errs, errors.New("Journal: the limiter is no Restorer"))

@@ -121,6 +121,9 @@ func OpenJournal(dir string, opts *SpoolOptions) (*Spool, error) {
 	return openSpool(dir, journalEntries, opts)
 }
 
+// IsJournal reports whether OpenJournal has opened s.
+func (s *Spool) IsJournal() bool { return s != nil && s.kind == journalEntries }
+
 func openSpool(dir string, k kind, opts *SpoolOptions) (*Spool, error) {
 	if opts == nil {
 		opts = &SpoolOptions{}
