@@ -1,6 +1,7 @@
 package tenancy_test
 
 import (
+	"context"
 	"strings"
 	"testing"
 	"time"
@@ -13,9 +14,12 @@ import (
 )
 
 // What an operator writes holds on every replica within a second, through a change
-// of plan, and goes with nothing but the next write. Mutation: with the limits
-// among what PutTenant writes, the provisioner's next write of the tenant drops
-// them.
+// of plan, and goes with nothing but the next write. The second is not measured
+// here: each commit announces itself, upon which a replica that listens polls
+// (pgfeed's TestNotified, where the next poll is an hour away), and one that
+// doesn't listen polls twice a second (pgfeed's TestArguments). Mutations: with
+// the limits among what PutTenant writes, the provisioner's next write of the
+// tenant drops them; a write that is not announced; a directory that never listens.
 func TestSetLimits(t *testing.T) {
 	t.Parallel()
 	b := setup(t)
@@ -31,19 +35,33 @@ func TestSetLimits(t *testing.T) {
 		return version, err
 	}
 	replicas := []*tenancy.Directory{b.directory(t, nil), b.directory(t, &tenancy.DirectoryOptions{PollOnly: true})}
+	super := b.PoolAs(t, "postgres")
+	listener, err := b.control.Acquire(ctx)
+	require.NoError(t, err)
+	defer func() { listener.Hijack().Close(context.Background()) }()
+	_, err = listener.Exec(ctx, "listen mcpsaas_tenants")
+	require.NoError(t, err)
+	require.Eventually(t, func() bool {
+		const sql = `select count(*) = 1 from pg_stat_activity where query = 'listen "mcpsaas_tenants"' and datname = current_database()`
+		var listens bool
+		require.NoError(t, super.QueryRow(ctx, sql).Scan(&listens))
+		return listens
+	}, time.Minute, time.Millisecond)
 	known := func(want []tenant.Limit, version int64) {
 		t.Helper()
+		waiting, cancel := context.WithTimeout(ctx, time.Minute)
+		defer cancel()
+		_, err := listener.Conn().WaitForNotification(waiting)
+		require.NoError(t, err, "the write was not announced")
 		for _, d := range replicas {
 			require.Eventually(t, func() bool {
 				got, _ := d.Lookup(r.ID)
 				return got.Version == version
-			}, 10*time.Second, time.Millisecond)
+			}, time.Minute, time.Millisecond)
 			got, _ := d.Lookup(r.ID)
 			require.Equal(t, want, got.Limits)
 		}
 	}
-	known(nil, 1)
-
 	limits := []tenant.Limit{
 		{Name: "hour", Units: 500},
 		{Name: `spend "cap"`, Units: 1 << 40, Per: "billing", Mode: "soft"},

@@ -85,8 +85,9 @@ func (h *hook) thresholds() map[string]int {
 }
 
 // TestLimitsOfATenant: what an operator gives one tenant holds on the server that
-// runs, and the tenant is told, signed, when it has used it; again after its
-// receiver was away. Mutation: with what is tried out told to it like the rest.
+// runs (how soon, tenancy's TestSetLimits shows), and the tenant is told, signed,
+// when it has used it; again after its receiver was away. Mutation: with what is
+// tried out told to it like the rest.
 func TestLimitsOfATenant(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)

@@ -261,8 +261,11 @@ func TestArguments(t *testing.T) {
 	require.NoError(t, err)
 	defer pool.Close()
 	good := pgfeed.Source[item]{Query: query, Scan: pgx.RowToStructByPos[item], Apply: func([]item, bool) {}}
-	_, err = pgfeed.New(pool, good, nil)
+	f, err := pgfeed.New(pool, good, nil)
 	require.NoError(t, err)
+	interval, maxAge := f.Times()
+	require.Equal(t, 500*time.Millisecond, interval, "what others are promised within a second may wait for a poll")
+	require.Equal(t, time.Second, maxAge)
 	_, err = pgfeed.New(pool, pgfeed.Source[item]{}, nil)
 	require.ErrorContains(t, err, "Source.Query")
 	_, err = pgfeed.New(nil, good, nil)
