@@ -237,13 +237,16 @@ func (s *Spool) Ready(context.Context) error {
 	switch {
 	case s.closed:
 		return ErrSpoolClosed
-	case s.stats.Bytes+maxBuffer > s.o.MaxBytes:
+	case s.short():
 		return ErrSpoolFull
 	case s.writeErr != nil:
 		return fmt.Errorf("usage: write event: %w", s.writeErr)
 	}
 	return nil
 }
+
+// short reports that there may be no room for an event.
+func (s *Spool) short() bool { return s.stats.Bytes+maxBuffer > s.o.MaxBytes }
 
 // write appends a record to the active file, or to a new one.
 func (s *Spool) write(record []byte) error {

@@ -35,15 +35,15 @@ func (s *Spool) Stats() SpoolStats {
 
 // Check reports, for a health check, that the disk does not take events, or did
 // not keep some that the store has not got yet, so that a crash of the machine
-// may lose them; that the spool is full and refuses events, that one has waited
-// for longer than AlarmAge, or that a file was damaged: its copy, named *.bad,
-// holds events that a person has to look at, and is to be moved away then. That
-// the spool is at least 80 % full is an error too, but alone it has a method
-// HealthDegraded() bool: nothing is lost yet.
+// may lose them; that the spool is full, as Ready and Record say it, that an event
+// has waited for longer than AlarmAge, or that a file was damaged: its copy, named
+// *.bad, holds events that a person has to look at, and is to be moved away then.
+// That the spool is at least 80 % full is an error too, but alone it has a method
+// HealthDegraded() bool: nothing is refused yet.
 func (s *Spool) Check(context.Context) error {
 	stats := s.Stats()
 	s.mu.Lock()
-	closed, full, writeErr, syncErr, storeErr := s.closed, s.full, s.writeErr, s.syncErr, s.storeErr
+	closed, full, writeErr, syncErr, storeErr := s.closed, s.full || s.short(), s.writeErr, s.syncErr, s.storeErr
 	s.mu.Unlock()
 	if closed {
 		return ErrSpoolClosed
@@ -66,8 +66,12 @@ func (s *Spool) Check(context.Context) error {
 	}
 	degraded := false
 	if stats.Bytes >= s.o.MaxBytes/5*4 {
+		err := fmt.Errorf("%d of %d bytes are used", stats.Bytes, s.o.MaxBytes)
+		if full {
+			err = fmt.Errorf("events are refused: %w", err)
+		}
 		degraded = len(errs) == 0 && !full
-		errs = append(errs, fmt.Errorf("%d of %d bytes are used", stats.Bytes, s.o.MaxBytes))
+		errs = append(errs, err)
 	}
 	switch err := errors.Join(errs...); {
 	case err == nil:
