@@ -413,3 +413,31 @@ func TestUnchargedEventsAreTriedOnce(t *testing.T) {
 	require.EqualError(t, err, "no stock")
 	require.Equal(t, 1, tries)
 }
+
+// What a refusal tells is of one limit, the one that holds the call the longest.
+// Mutations seen here: the name and units of the first that refused, and a limit
+// that never admits the call taken for one that admits it at once.
+func TestRefusalOfSeveralLimits(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, plansOf(metering.Plan{
+		Limits: []metering.Limit{metering.PerHour(20), metering.PerDay(25)},
+		Tools:  map[string][]metering.Limit{"report": {metering.PerMinute(30)}},
+	}))
+	search, report := metering.WithMetering(b.meter, "search", ok), metering.WithMetering(b.meter, "report", ok)
+	_, err := invoke(b.ctx(t), report, "report", nil)
+	require.NoError(t, err)
+	_, err = invoke(b.ctx(t), search, "search", nil)
+	require.EqualError(t, err, "quota_exceeded: search limit reached for plan free; 20 of 20 units used (hour), retry in 3600s")
+
+	_, err = invoke(b.ctx(t), report, "report", nil) // the hour, the day and the minute
+	var quota *metering.QuotaError
+	require.ErrorAs(t, err, &quota)
+	require.Equal(t, &metering.QuotaError{
+		Code: metering.CodeQuotaExceeded, Tool: "report", Plan: tenant.Free, Limit: "day", Units: 20,
+		Allowed: 25, Used: 20, Remaining: 5, RetryAfter: 24 * time.Hour, ResetAt: b.clock.Now().UTC().Add(24 * time.Hour),
+	}, quota)
+
+	b.tenant.Limits = []tenant.Limit{{Name: "report minute", Units: 10}}
+	_, err = invoke(b.ctx(t), report, "report", nil)
+	require.EqualError(t, err, "rate_limited: report limit reached for plan free; the call costs 20 units, more than the limit of 10 (report minute) ever allows")
+}

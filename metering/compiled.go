@@ -55,8 +55,8 @@ func (c *compiledPlan) scope(tool string) *scope {
 	return c.other
 }
 
-// newScope puts the attempts last, so that a used-up quota is what a refusal
-// names.
+// newScope puts the attempts last, so that a quota is what a refusal names if
+// both hold the call as long.
 func newScope(p Plan, tools ...string) *scope {
 	s := &scope{}
 	s.add(p.Limits, "")

@@ -31,8 +31,9 @@ const (
 // Plan is what the tenants of a plan may use. The zero Plan is unlimited: its
 // calls never touch the limiter; they are recorded all the same.
 type Plan struct {
-	// Limits bound the units of all tools together. They are checked in this
-	// order and taken all or none; a refusal names the first that refused.
+	// Limits bound the units of all tools together. They are taken all or none.
+	// Of several that refuse, the caller is told of the one that holds the call the
+	// longest, and of those that hold it as long, of the first.
 	Limits []Limit
 
 	// Tools bound the units of single tools, in addition.

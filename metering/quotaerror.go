@@ -57,7 +57,7 @@ type QuotaError struct {
 	Code      string
 	Tool      string
 	Plan      tenant.Plan
-	Limit     string // the name of the limit that refused
+	Limit     string // the name of the limit that refused; of several, of the one that holds the call the longest
 	Units     int64  // what the call would have cost
 	Allowed   int64  // what the limit allows
 	Used      int64
@@ -105,7 +105,13 @@ func seconds(d time.Duration) string {
 }
 
 func quotaError(d Decision, tool string, plan tenant.Plan) *QuotaError {
-	bound, state := d.Request.Bounds[d.Refused], d.Limits[d.Refused]
+	at := d.Refused // or another that holds the call longer: its facts go with its wait
+	for i, l := range d.Limits {
+		if held := d.Limits[at].RetryAfter; held >= 0 && (l.RetryAfter < 0 || l.RetryAfter > held) {
+			at = i
+		}
+	}
+	bound, state := d.Request.Bounds[at], d.Limits[at]
 	e := &QuotaError{
 		Code:       CodeQuotaExceeded,
 		Tool:       tool,
@@ -115,7 +121,7 @@ func quotaError(d Decision, tool string, plan tenant.Plan) *QuotaError {
 		Allowed:    state.Units,
 		Used:       state.Units - state.Remaining,
 		Remaining:  state.Remaining,
-		RetryAfter: d.RetryAfter(),
+		RetryAfter: state.RetryAfter,
 	}
 	if bound.Attempts || bound.short() {
 		e.Code = CodeRateLimited
