@@ -2,6 +2,7 @@ package metering
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"sync/atomic"
 	"time"
@@ -163,9 +164,7 @@ func (m *Meter) admit(ctx context.Context, c *call, req *mcp.CallToolRequest) er
 
 // outage decides on a call while the limiter is away.
 func (m *Meter) outage(ctx context.Context, c *call, plan Plan, r Request, cause error) error {
-	if cause != errBreakerOpen {
-		m.log.LogAttrs(ctx, slog.LevelWarn, "limiter can't be asked", slog.String("tenant", c.tenant.ID.String()), slog.String("tool", c.label), slog.Any("err", cause))
-	}
+	m.logOutage(ctx, c.tenant.ID, c.label, cause)
 	if plan.OnOutage == Deny {
 		m.unavailable.Add(1)
 		c.denied = &QuotaError{Code: CodeUnavailable, Tool: c.tool, Plan: c.tenant.Plan, Units: r.Units, RetryAfter: breakerProbe}
@@ -183,6 +182,13 @@ func (m *Meter) outage(ctx context.Context, c *call, plan Plan, r Request, cause
 		m.unmetered.Add(1)
 	}
 	return m.apply(c, d)
+}
+
+// logOutage says once for each question that failed why it did.
+func (m *Meter) logOutage(ctx context.Context, id tenant.ID, tool string, cause error) {
+	if !errors.Is(cause, errBreakerOpen) {
+		m.log.LogAttrs(ctx, slog.LevelWarn, "limiter can't be asked", slog.String("tenant", id.String()), slog.String("tool", tool), slog.Any("err", cause))
+	}
 }
 
 func (m *Meter) apply(c *call, d Decision) error {

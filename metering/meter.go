@@ -269,7 +269,7 @@ func (o Options) validate(limiter Limiter, sink usage.Sink) error {
 // names, but no shadow limits; none for an unlimited plan. Of a limit of calls in
 // flight it tells how many more may start. The attempts are not among the limits: they
 // are what a tenant may start, not what it may use. It asks the limiter once and
-// changes nothing.
+// changes nothing; while the limiter is away, its error matches [ErrUnavailable].
 func (m *Meter) Remaining(ctx context.Context) ([]LimitState, error) {
 	t, ok := tenant.FromContext(ctx)
 	if !ok {
@@ -289,7 +289,10 @@ func (m *Meter) Remaining(ctx context.Context) ([]LimitState, error) {
 	}
 	d, err := m.guard.peek(ctx, Request{Tenant: t.ID, Bounds: bounds})
 	if err != nil {
-		return nil, fmt.Errorf("metering: ask limiter: %w", err)
+		if ctx.Err() != nil {
+			return nil, ctx.Err()
+		}
+		return nil, fmt.Errorf("%w: %w", ErrUnavailable, err)
 	}
 	for i, b := range bounds {
 		if b.Hold > 0 && d.Allowed {

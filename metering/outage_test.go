@@ -48,6 +48,13 @@ func newBreakable() (*breakable, *meteringtest.Clock) {
 	return l, clock
 }
 
+func (l *breakable) Peek(ctx context.Context, r metering.Request) (metering.Decision, error) {
+	if l.away.Load() {
+		return metering.Decision{}, errAway
+	}
+	return l.Limiter.Peek(ctx, r)
+}
+
 func (l *breakable) Check(context.Context) error {
 	if l.away.Load() {
 		return errAway

@@ -3,6 +3,7 @@ package metering
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"time"
 
@@ -132,6 +133,10 @@ func (m *Meter) report(ctx context.Context, o *UsageOptions) (usageReport, error
 		}
 	}
 	limits, err := m.Remaining(ctx)
+	if errors.Is(err, ErrUnavailable) {
+		m.logOutage(ctx, t.ID, o.Tool, err)
+		return usageReport{}, &QuotaError{Code: CodeUnavailable, Tool: o.Tool, Plan: t.Plan, RetryAfter: breakerProbe}
+	}
 	if err != nil {
 		return usageReport{}, err
 	}

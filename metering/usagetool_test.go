@@ -1,9 +1,12 @@
 package metering_test
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
+	"log/slog"
+	"strings"
 	"testing"
 	"time"
 
@@ -133,4 +136,32 @@ func TestTenantsOwnIsPrivate(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, "private", list.CacheScope, "one that is whole as well")
 	}
+}
+
+// While the limiter is away, who looks is told what who calls is told, and the
+// operator why. Mutation seen here: the error of Remaining handed on as it is.
+func TestUsageInAnOutage(t *testing.T) {
+	t.Parallel()
+	limiter, clock := newBreakable()
+	var log bytes.Buffer
+	b := newBenchOn(t, limiter, clock, &metering.Options{
+		Tools:  map[string]metering.Tool{"usage": {Free: true}},
+		Logger: slog.New(slog.NewTextHandler(&log, nil)),
+	})
+	server := newServer()
+	b.meter.AddUsage(server, nil)
+	s := b.serve(t, server, true)
+	limiter.away.Store(true)
+	const told = "metering_unavailable: usage can't be metered for plan free at the moment; retry in 1s"
+	for range 10 { // the breaker opens meanwhile
+		res := call(t, s, "usage", nil)
+		require.True(t, res.IsError)
+		require.Equal(t, told, text(t, res))
+		require.Equal(t, map[string]any{"code": "metering_unavailable", "plan": "free", "retryAfterMs": 1000.0}, quota(t, res))
+	}
+	_, err := s.ReadResource(t.Context(), &mcp.ReadResourceParams{URI: "usage://current"})
+	require.ErrorContains(t, err, told)
+	require.Equal(t, 5, strings.Count(log.String(), errAway.Error()), "once for each question, and not for those that were not asked")
+	_, err = b.meter.Remaining(b.ctx(t))
+	require.ErrorIs(t, err, metering.ErrUnavailable)
 }
