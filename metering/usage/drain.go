@@ -48,7 +48,7 @@ func (s *Spool) Run(ctx context.Context, store Store) error {
 	last, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.o.DrainTimeout)
 	defer cancel()
 	if err := s.drain(last, store); err != nil {
-		s.o.Logger.Warn("usage events stay in the spool", slog.Int64("events", s.Stats().Events), slog.Any("err", err))
+		s.o.Logger.Warn(s.kind.holds+" stay in the spool", slog.Int64("events", s.Stats().Events), slog.Any("err", err))
 	}
 	return nil
 }
@@ -100,14 +100,14 @@ func (s *Spool) keepDraining(ctx context.Context, store Store) {
 				backoff = 0
 			}
 			if backoff == 0 {
-				s.o.Logger.Error("usage events not stored, they wait in the spool", slog.Any("err", err))
+				s.o.Logger.Error(s.kind.holds+" not stored, they wait in the spool", slog.Any("err", err))
 			}
 			backoff = min(max(2*backoff, firstBackoff), lastBackoff)
 			s.pause(ctx, backoff)
 			continue
 		}
 		if backoff > 0 {
-			s.o.Logger.Info("usage events are stored again")
+			s.o.Logger.Info(s.kind.holds + " are stored again")
 		}
 		backoff = 0
 		select {

@@ -1,6 +1,11 @@
 package usage_test
 
 import (
+	"bytes"
+	"context"
+	"errors"
+	"log/slog"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -56,6 +61,45 @@ func TestOneDirectoryOnePurpose(t *testing.T) {
 			stop()
 			require.NoError(t, s.Close())
 			refused() // the first will come again
+		})
+	}
+}
+
+// Where usage and a journal wait in two spools of one process, its log says which of
+// them has trouble.
+//
+// Mutations seen here: without the directory both look alike; with a text of usage in
+// the log of a journal, the wrong one is looked at.
+func TestLogNamesTheSpool(t *testing.T) {
+	t.Parallel()
+	for holds, open := range map[string]func(string, *usage.SpoolOptions) (*usage.Spool, error){
+		"usage events": usage.OpenSpool, "journal entries": usage.OpenJournal,
+	} {
+		t.Run(holds, func(t *testing.T) {
+			t.Parallel()
+			var log bytes.Buffer
+			dir := t.TempDir()
+			s, err := open(dir, &usage.SpoolOptions{Logger: slog.New(slog.NewTextHandler(&log, nil))})
+			require.NoError(t, err)
+			record(t, s, 1)
+			failed := false
+			stop := run(t, s, usage.StoreFunc(func(_ context.Context, e []usage.Event) (int, error) {
+				if !failed {
+					failed = true
+					return 0, errors.New("it is away")
+				}
+				return len(e), nil
+			}))
+			flush(t, s)
+			stop()
+			lines := strings.Split(strings.TrimSpace(log.String()), "\n")
+			require.Len(t, lines, 2, log.String())
+			require.Contains(t, lines[0], `msg="`+holds+` not stored, they wait in the spool"`)
+			require.Contains(t, lines[1], `msg="`+holds+` are stored again"`)
+			for _, line := range lines {
+				require.Contains(t, line, "spool="+dir)
+			}
+			require.NoError(t, s.Close())
 		})
 	}
 }

@@ -55,7 +55,8 @@ type SpoolOptions struct {
 	// Defaults to 5 seconds.
 	DrainTimeout time.Duration
 
-	// Logger takes what the operator should know. Nil discards it.
+	// Logger takes what the operator should know, with the directory as the
+	// attribute spool. Nil discards it.
 	Logger *slog.Logger
 
 	// Now is the local clock. Defaults to time.Now.
@@ -133,6 +134,7 @@ func openSpool(dir string, k kind, opts *SpoolOptions) (*Spool, error) {
 	if err := o.validate(dir); err != nil {
 		return nil, fmt.Errorf("usage: configure spool: %w", err)
 	}
+	o.Logger = o.Logger.With(slog.String("spool", dir))
 	s := &Spool{
 		dir: dir, o: o, segment: min(4<<20, o.MaxBytes/8), fsync: (*os.File).Sync, next: 1,
 		advanced: make(chan struct{}), wake: make(chan struct{}, 1), flush: make(chan struct{}, 1),
