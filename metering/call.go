@@ -238,12 +238,18 @@ func (m *Meter) finish(ctx context.Context, c *call, outcome usage.Outcome) erro
 		m.noteUse(ctx, c) // of the attempt
 		return nil
 	}
-	if err := m.record(ctx, c, recordTries); err != nil {
+	e := m.event(c)
+	if err := m.record(ctx, e, recordTries); err != nil {
 		m.unrecorded.Add(1)
 		m.log.LogAttrs(ctx, slog.LevelError, "usage not recorded, answer withheld", slog.String("tenant", c.tenant.ID.String()), slog.String("tool", c.label), slog.String("event", d.ID), slog.Any("err", err))
 		m.settle(ctx, c, 0)
+		if e.Units = 0; outcome == usage.OK || outcome == usage.Input {
+			e.Outcome = usage.Error // its caller is told so
+		}
+		m.tellObserver(c, e)
 		return ErrNotRecorded
 	}
+	m.tellObserver(c, e)
 	m.noteUse(ctx, c)
 	return nil
 }
@@ -319,18 +325,19 @@ func (c *call) time() time.Time {
 	return t
 }
 
-func (m *Meter) record(ctx context.Context, c *call, tries int) error {
-	e := m.event(c)
-	var err error
+func (m *Meter) record(ctx context.Context, e usage.Event, tries int) (err error) {
 	for range tries {
 		if err = m.sink.Record(ctx, e); err == nil {
 			break
 		}
 	}
+	return err
+}
+
+func (m *Meter) tellObserver(c *call, e usage.Event) {
 	if m.observe != nil {
 		m.observe(Observation{Plan: e.Plan, Tool: e.Tool, Outcome: e.Outcome, Source: c.decision.Source, Units: e.Units, Duration: e.Duration, Over: c.over})
 	}
-	return err
 }
 
 // recordUncharged records an event without units. Losing it loses no money, so
@@ -338,10 +345,12 @@ func (m *Meter) record(ctx context.Context, c *call, tries int) error {
 func (m *Meter) recordUncharged(ctx context.Context, c *call) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), settleTimeout)
 	defer cancel()
-	if err := m.record(ctx, c, 1); err != nil {
+	e := m.event(c)
+	if err := m.record(ctx, e, 1); err != nil {
 		m.eventsLost.Add(1)
 		m.log.LogAttrs(ctx, slog.LevelError, "event of an uncharged call lost", slog.String("tenant", c.tenant.ID.String()), slog.String("tool", c.label), slog.String("event", c.decision.ID), slog.Any("err", err))
 	}
+	m.tellObserver(c, e)
 }
 
 // outcomeOf tells how a run of a tool ended.

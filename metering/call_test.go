@@ -294,6 +294,44 @@ func TestObserve(t *testing.T) {
 	}, seen)
 }
 
+// A call whose answer is withheld is observed as one that failed and cost nothing,
+// as its caller and its tenant see it.
+//
+// Mutations seen here: observed before it is known that the event is lost; as ok; with
+// its units; not at all.
+func TestObserveWithheld(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		tool    string
+		handler handler
+		want    usage.Outcome
+	}{
+		"ok":       {"report", ok, usage.Error},
+		"asks":     {"report", asksFirst, usage.Error},
+		"error":    {"report", fails, usage.Error},
+		"panic":    {"report", panics, usage.Panicked},
+		"answered": {"help", ok, usage.OK}, // nothing was to be billed
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			var seen []metering.Observation
+			b := newBench(t, &metering.Options{
+				Tools:   map[string]metering.Tool{"report": {Units: 20, Charge: metering.ChargeAlways}, "help": {Free: true}},
+				Observe: func(o metering.Observation) { seen = append(seen, o) },
+			})
+			b.sink.Fail(errors.New("disk is full"))
+			func() {
+				defer func() { _ = recover() }()
+				_, _ = invoke(b.ctx(t), metering.WithMetering(b.meter, test.tool, test.handler), test.tool, nil)
+			}()
+			require.Len(t, seen, 1)
+			require.Equal(t, test.want, seen[0].Outcome)
+			require.Zero(t, seen[0].Units)
+			b.requireCharged(t, 0)
+		})
+	}
+}
+
 func TestNew(t *testing.T) {
 	t.Parallel()
 	limiter, _ := meteringtest.NewLimiter()

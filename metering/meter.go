@@ -86,10 +86,14 @@ type Options struct {
 type Observation struct {
 	Plan     tenant.Plan
 	Tool     string // UnknownTool for a name that callers made up
-	Outcome  usage.Outcome
 	Source   Source
-	Units    int64
 	Duration time.Duration
+
+	// Outcome and Units are those of the call's event, whether or not that could be
+	// recorded. But a call whose answer was withheld because it could not, see
+	// [ErrNotRecorded], has 0 units and an outcome that is not usage.OK.
+	Outcome usage.Outcome
+	Units   int64
 
 	// Over is the name of the first soft or shadow limit that would have refused
 	// the call, empty if none would. Names that operators give to limits of
