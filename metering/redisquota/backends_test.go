@@ -1,9 +1,11 @@
 package redisquota_test
 
 import (
+	"context"
 	"testing"
 	"time"
 
+	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/require"
 
 	"github.com/mcpsaas/mcpsaas/internal/devtest"
@@ -11,13 +13,15 @@ import (
 	"github.com/mcpsaas/mcpsaas/metering/redisquota"
 )
 
-// Three primaries: the keys of one tenant are on one of them.
+// Three primaries: the keys of one tenant are on one of them. Mutation: a journal's
+// entries marked under a key that is not of the tenant's slot.
 func TestLimiterOnCluster(t *testing.T) {
 	t.Parallel()
 	addrs := devtest.RedisCluster(t)
 	var limiters []*redisquota.Limiter
+	var client *redis.ClusterClient
 	for range 4 {
-		client := clusterClient(addrs)
+		client = clusterClient(addrs)
 		defer client.Close()
 		limiter, err := redisquota.New(client, nil)
 		require.NoError(t, err)
@@ -38,6 +42,18 @@ func TestLimiterOnCluster(t *testing.T) {
 			require.False(t, d.Replay)
 		}
 	})
+	fixture := func(t *testing.T) meteringtest.LimiterFixture {
+		f := askedFixture(limiters, 0)
+		f.Lose = func() {
+			require.NoError(t, client.ForEachMaster(t.Context(), func(ctx context.Context, c *redis.Client) error { return c.FlushDB(ctx).Err() }))
+		}
+		return f
+	}
+	meteringtest.TestRestorer(t, fixture)
+	meteringtest.TestSeeder(t, fixture)
+	t.Run("withdraw", func(t *testing.T) { testWithdraw(t, addrs...) })
+	t.Run("settled in doubt", func(t *testing.T) { testSettledInDoubt(t, addrs...) })
+	t.Run("receipts", func(t *testing.T) { testReceipts(t, addrs...) })
 }
 
 // testFixtures runs the suite without leases and with.

@@ -28,7 +28,7 @@ const (
 
 // loses is a client that loses answers.
 type loses struct {
-	*redis.Client
+	redis.UniversalClient
 	fate   fate
 	arrive func() error
 }
@@ -38,27 +38,39 @@ var errLost = errors.New("the connection broke")
 func (l *loses) Process(ctx context.Context, cmd redis.Cmder) error {
 	fate := l.fate
 	if args := cmd.Args(); args[0] == "evalsha" {
-		if known := l.ScriptExists(ctx, args[1].(string)).Val(); len(known) == 0 || !known[0] {
+		asked := l.UniversalClient
+		if c, ok := asked.(*redis.ClusterClient); ok {
+			if node, err := c.MasterForKey(ctx, args[3].(string)); err == nil {
+				asked = node
+			}
+		}
+		if known := asked.ScriptExists(ctx, args[1].(string)).Val(); len(known) == 0 || !known[0] {
 			fate = answered // by "no such script"
 		}
 	}
 	switch fate {
 	case answered:
-		return l.Client.Process(ctx, cmd)
+		return l.UniversalClient.Process(ctx, cmd)
 	case done:
-		_ = l.Client.Process(ctx, cmd)
+		_ = l.UniversalClient.Process(ctx, cmd)
 	case later:
-		l.arrive = func() error { return l.Client.Process(context.WithoutCancel(ctx), cmd) }
+		l.arrive = func() error { return l.UniversalClient.Process(context.WithoutCancel(ctx), cmd) }
 	}
 	return errLost
 }
 
-func newLoses(t testing.TB, url string) (*redisquota.Limiter, *loses) {
+// newLoses takes a URL, or the addresses of a cluster.
+func newLoses(t testing.TB, at ...string) (*redisquota.Limiter, *loses) {
 	t.Helper()
-	client, err := redisquota.NewClient(url)
-	require.NoError(t, err)
-	t.Cleanup(func() { client.Close() })
-	l := &loses{Client: client}
+	l := &loses{}
+	if len(at) > 1 {
+		l.UniversalClient = clusterClient(at)
+	} else {
+		client, err := redisquota.NewClient(at[0])
+		require.NoError(t, err)
+		l.UniversalClient = client
+	}
+	t.Cleanup(func() { l.Close() })
 	limiter, err := redisquota.New(l, nil)
 	require.NoError(t, err)
 	return limiter, l
@@ -86,7 +98,7 @@ func TestWithdraw(t *testing.T) {
 	testWithdraw(t, devtest.SharedRedis(t))
 }
 
-func testWithdraw(t *testing.T, url string) {
+func testWithdraw(t *testing.T, at ...string) {
 	now := time.Now().UTC()
 	hour, month := metering.Bound{Limit: metering.PerHour(10_000)}, month(t, now)
 	attempts := metering.Bound{Limit: metering.PerHour(20_000), Attempts: true}
@@ -106,7 +118,7 @@ func testWithdraw(t *testing.T, url string) {
 		for _, fate := range []fate{never, done, later} {
 			t.Run(fmt.Sprint(name, fate), func(t *testing.T) {
 				t.Parallel()
-				limiter, client := newLoses(t, url)
+				limiter, client := newLoses(t, at...)
 				r := test.request
 				r.Tenant, r.Units, r.Receipt = tenant.NewID(), 20, true
 				others := metering.Request{Tenant: r.Tenant, Units: 3, Bounds: r.Bounds}
@@ -187,14 +199,14 @@ func TestSettledInDoubt(t *testing.T) {
 	testSettledInDoubt(t, devtest.SharedRedis(t))
 }
 
-func testSettledInDoubt(t *testing.T, url string) {
+func testSettledInDoubt(t *testing.T, at ...string) {
 	hour, month := metering.Bound{Limit: metering.PerHour(10_000)}, month(t, time.Now().UTC())
 	for _, key := range []string{"", "key"} {
 		for _, units := range []int64{0, 5, 33} {
 			for _, fate := range []fate{never, done, later} {
 				t.Run(fmt.Sprint(key, units, fate), func(t *testing.T) {
 					t.Parallel()
-					limiter, client := newLoses(t, url)
+					limiter, client := newLoses(t, at...)
 					r := metering.Request{Tenant: tenant.NewID(), Units: 20, Bounds: []metering.Bound{hour, month}, Receipt: true}
 					others, err := limiter.Take(t.Context(), r)
 					require.NoError(t, err)
@@ -323,8 +335,8 @@ func TestReceipts(t *testing.T) {
 	testReceipts(t, devtest.SharedRedis(t))
 }
 
-func testReceipts(t *testing.T, url string) {
-	limiter, client := newLoses(t, url)
+func testReceipts(t *testing.T, at ...string) {
+	limiter, client := newLoses(t, at...)
 	r := request(1, metering.PerHour(1_000))
 	r.Receipt = true
 	receipts := func() int64 {
