@@ -124,6 +124,10 @@ func (m *Meter) admit(ctx context.Context, c *call, req *mcp.CallToolRequest) er
 		}
 	}
 	units, err := c.spec.price(req)
+	if errors.Is(err, errPrice) {
+		m.log.LogAttrs(ctx, slog.LevelWarn, "call has no price", slog.String("tenant", c.tenant.ID.String()), slog.String("tool", c.label), slog.Any("err", err))
+		return callError(c.tool + " has no price for these arguments; it did not run and nothing was charged")
+	}
 	if err != nil {
 		return err
 	}

@@ -1,8 +1,10 @@
 package metering_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
+	"log/slog"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -99,15 +101,19 @@ func TestChargeOutsideOfACall(t *testing.T) {
 	require.ErrorContains(t, err, "charge -1 units")
 }
 
+// Mutation seen here: a price that can't be, told to the caller as it is logged.
 func TestPrices(t *testing.T) {
 	t.Parallel()
 	type items struct {
 		IDs []string `json:"ids"`
 	}
-	b := newBench(t, &metering.Options{Tools: map[string]metering.Tool{
+	var log bytes.Buffer
+	own := errors.New("at most 10 ids")
+	b := newBench(t, &metering.Options{Logger: slog.New(slog.NewTextHandler(&log, nil)), Tools: map[string]metering.Tool{
 		"bulk": {UnitsFunc: metering.UnitsOf(func(in items) int64 { return int64(len(in.IDs)) })},
 		"odd":  {UnitsFunc: func(*mcp.CallToolRequest) (int64, error) { return -1, nil }},
 		"said": {UnitsFunc: func(*mcp.CallToolRequest) (int64, error) { return 0, nil }},
+		"many": {UnitsFunc: func(*mcp.CallToolRequest) (int64, error) { return 0, own }},
 	}})
 	bulk := metering.WithMetering(b.meter, "bulk", ok)
 	call := func(args string) error {
@@ -118,9 +124,14 @@ func TestPrices(t *testing.T) {
 	b.requireCharged(t, 3)
 	require.NoError(t, call(`{}`))
 	b.requireCharged(t, 3)
-	require.Error(t, call(`{"ids":7}`))
+	require.Empty(t, log.String())
+	require.EqualError(t, call(`{"ids":7}`), "bulk has no price for these arguments; it did not run and nothing was charged")
+	require.Contains(t, log.String(), "json: cannot unmarshal")
 	_, err := invoke(b.ctx(t), metering.WithMetering(b.meter, "odd", ok), "odd", nil)
-	require.ErrorContains(t, err, "-1 units")
+	require.EqualError(t, err, "odd has no price for these arguments; it did not run and nothing was charged")
+	require.Contains(t, log.String(), "-1 units are not within 0 and")
+	_, err = invoke(b.ctx(t), metering.WithMetering(b.meter, "many", ok), "many", nil)
+	require.Equal(t, own, err, "what the server itself says is for the caller")
 	b.requireCharged(t, 3)
 	_, err = invoke(b.ctx(t), metering.WithMetering(b.meter, "said", adds(2, 3)), "said", nil)
 	require.NoError(t, err)

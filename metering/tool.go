@@ -2,6 +2,7 @@ package metering
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 
 	"github.com/modelcontextprotocol/go-sdk/mcp"
@@ -35,9 +36,10 @@ type Tool struct {
 	// UnitsFunc, if set, is asked instead of Units. It sees the raw arguments
 	// (see [UnitsOf] for typed ones), and through the Middleware alone also
 	// invalid ones. Zero units are a free call, unless its handler says what it
-	// costs; an error, or a negative price, refuses the call with that error
-	// before the tool runs. It is called once per run of the tool and must be
-	// fast and safe for concurrent use.
+	// costs. An error refuses the call with that error before the tool runs. So
+	// does a price that is not within 0 and MaxUnits, but its caller is told no more
+	// than that the call has no price; the log has the rest. It is called once per
+	// run of the tool and must be fast and safe for concurrent use.
 	UnitsFunc func(*mcp.CallToolRequest) (int64, error)
 
 	// Charge says which outcomes cost. Defaults to ChargeOnSuccess.
@@ -48,13 +50,17 @@ type Tool struct {
 	Free bool
 }
 
+// errPrice is a price that can't be: a mistake in the server, or in arguments that
+// nobody has checked.
+var errPrice = errors.New("metering: price call")
+
 // UnitsOf prices a call by its typed arguments, for [Tool.UnitsFunc].
 func UnitsOf[In any](price func(In) int64) func(*mcp.CallToolRequest) (int64, error) {
 	return func(req *mcp.CallToolRequest) (int64, error) {
 		var in In
 		if len(req.Params.Arguments) > 0 {
 			if err := json.Unmarshal(req.Params.Arguments, &in); err != nil {
-				return 0, fmt.Errorf("metering: price call: %w", err)
+				return 0, fmt.Errorf("%w: %w", errPrice, err)
 			}
 		}
 		return price(in), nil
@@ -81,7 +87,7 @@ func (t Tool) price(req *mcp.CallToolRequest) (int64, error) {
 	}
 	units, err := t.UnitsFunc(req)
 	if err == nil && (units < 0 || units > MaxUnits) {
-		err = fmt.Errorf("metering: price call: %d units are not within 0 and %d", units, int64(MaxUnits))
+		err = fmt.Errorf("%w: %d units are not within 0 and %d", errPrice, units, int64(MaxUnits))
 	}
 	return units, err
 }
