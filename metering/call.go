@@ -114,8 +114,7 @@ func (m *Meter) admit(ctx context.Context, c *call, req *mcp.CallToolRequest) er
 		return nil
 	}
 	if !ok {
-		m.log.LogAttrs(ctx, slog.LevelError, "tenant's plan is not configured", slog.String("tenant", c.tenant.ID.String()), slog.String("plan", string(c.tenant.Plan)))
-		return ErrUnknownPlan
+		return m.unknownPlan(ctx, c.tenant, c.tool)
 	}
 	if m.ready != nil {
 		if err := m.ready.Ready(ctx); err != nil {
@@ -186,6 +185,12 @@ func (m *Meter) outage(ctx context.Context, c *call, plan Plan, r Request, cause
 		m.unmetered.Add(1)
 	}
 	return m.apply(c, d)
+}
+
+// unknownPlan is what the caller of a tool is told whose plan is not configured.
+func (m *Meter) unknownPlan(ctx context.Context, t tenant.Tenant, tool string) error {
+	m.log.LogAttrs(ctx, slog.LevelError, "tenant's plan is not configured", slog.String("tenant", t.ID.String()), slog.String("plan", string(t.Plan)))
+	return &QuotaError{Code: CodeUnknownPlan, Tool: tool, Plan: t.Plan, RetryAfter: -1}
 }
 
 // logOutage says once for each question that failed why it did.

@@ -166,13 +166,28 @@ func TestUnlimitedPlanAsksNobody(t *testing.T) {
 	require.Equal(t, usage.Probe, events[len(events)-1].Outcome)
 }
 
+// Mutations seen here: ErrUnknownPlan itself returned, which has no code, by admit and
+// by the usage tool.
 func TestUnknownPlan(t *testing.T) {
 	t.Parallel()
-	b := newBench(t, nil)
+	b := newBench(t, &metering.Options{Tools: map[string]metering.Tool{"search": {Units: 1}, "usage": {Free: true}}})
 	b.tenant.Plan = "gold"
 	_, err := invoke(b.ctx(t), metering.WithMetering(b.meter, "search", ok), "search", nil)
 	require.ErrorIs(t, err, metering.ErrUnknownPlan)
+	require.NotErrorIs(t, err, metering.ErrQuotaExceeded)
 	require.Zero(t, b.sink.Units(b.tenant.ID))
+	require.Equal(t, usage.Error, b.sink.Events()[0].Outcome, "no limit has denied it")
+
+	server := newServer()
+	b.meter.AddUsage(server, nil)
+	mcp.AddTool(server, &mcp.Tool{Name: "search"}, ok)
+	s := b.serve(t, server, true)
+	for _, tool := range []string{"search", "usage"} {
+		res := call(t, s, tool, nil)
+		require.True(t, res.IsError)
+		require.Equal(t, "unknown_plan: "+tool+" can't be used; plan gold is not set up", text(t, res))
+		require.Equal(t, map[string]any{"code": "unknown_plan", "plan": "gold"}, quota(t, res))
+	}
 }
 
 func TestToolAndPeriodLimits(t *testing.T) {

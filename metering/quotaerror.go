@@ -24,7 +24,7 @@ var (
 	// ErrUnauthenticated is returned for a call without a tenant in its context.
 	ErrUnauthenticated error = callError("Unauthenticated")
 
-	// ErrUnknownPlan is returned for a tenant whose plan the Meter does not know.
+	// ErrUnknownPlan is matched for a tenant whose plan the Meter does not know.
 	ErrUnknownPlan error = callError("metering: the tenant's plan is not configured")
 
 	// ErrInvalidKey is returned for an unusable idempotency key.
@@ -48,11 +48,12 @@ const (
 	CodeRateLimited   = "rate_limited"         // too fast: a shorter window, or too many attempts
 	CodeNotInPlan     = "not_in_plan"          // the plan does not have the tool
 	CodeUnavailable   = "metering_unavailable" // the limiter is away and the plan is not served without it
+	CodeUnknownPlan   = "unknown_plan"         // the Meter does not know the tenant's plan: a mistake of the operator
 )
 
 // QuotaError is a refused call: the tool did not run and nothing was charged.
-// It matches [ErrQuotaExceeded], or [ErrUnavailable] if Code is
-// CodeUnavailable, or [ErrNotInPlan] if it is CodeNotInPlan. Its text is meant for the agent that called.
+// It matches [ErrQuotaExceeded], or by its Code [ErrUnavailable], [ErrNotInPlan] or
+// [ErrUnknownPlan]. Its text is meant for the agent that called.
 type QuotaError struct {
 	Code      string
 	Tool      string
@@ -79,6 +80,9 @@ func (e *QuotaError) Error() string {
 	if e.Code == CodeNotInPlan {
 		return fmt.Sprintf("%s: %s is not part of plan %s", e.Code, e.Tool, e.Plan)
 	}
+	if e.Code == CodeUnknownPlan {
+		return fmt.Sprintf("%s: %s can't be used; plan %s is not set up", e.Code, e.Tool, e.Plan)
+	}
 	if e.RetryAfter < 0 {
 		return fmt.Sprintf("%s: %s limit reached for plan %s; the call costs %d units, more than the limit of %d (%s) ever allows", e.Code, e.Tool, e.Plan, e.Units, e.Allowed, e.Limit)
 	}
@@ -95,6 +99,8 @@ func (e *QuotaError) Is(target error) bool {
 		return target == ErrUnavailable
 	case CodeNotInPlan:
 		return target == ErrNotInPlan
+	case CodeUnknownPlan:
+		return target == ErrUnknownPlan
 	}
 	return target == ErrQuotaExceeded
 }

@@ -133,11 +133,13 @@ func (m *Meter) report(ctx context.Context, o *UsageOptions) (usageReport, error
 		}
 	}
 	limits, err := m.Remaining(ctx)
-	if errors.Is(err, ErrUnavailable) {
+	switch {
+	case errors.Is(err, ErrUnavailable):
 		m.logOutage(ctx, t.ID, o.Tool, err)
 		return usageReport{}, &QuotaError{Code: CodeUnavailable, Tool: o.Tool, Plan: t.Plan, RetryAfter: breakerProbe}
-	}
-	if err != nil {
+	case errors.Is(err, ErrUnknownPlan):
+		return usageReport{}, m.unknownPlan(ctx, t, o.Tool)
+	case err != nil:
 		return usageReport{}, err
 	}
 	for _, l := range limits {
