@@ -79,7 +79,9 @@ type AlertOptions struct {
 	// Percent are the thresholds, each 1 to 100. Defaults to 80 and 100.
 	Percent []int
 
-	// LimitPercent are other thresholds for single limits, by their names.
+	// LimitPercent are other thresholds for single limits, by their names. Tenants
+	// may have limits of their own of any name, so a name that no plan has is no
+	// mistake, and one that no limit has means nothing.
 	LimitPercent map[string][]int
 
 	// OwnPercent returns the tenant's own threshold, which is told beside the
