@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -299,6 +300,41 @@ func TestAlertsWaitForTheStore(t *testing.T) {
 	store.away = false
 	store.mu.Unlock()
 	e.hears(t, "hour 80 80/100", "hour 95 95/100", "hour 100 100/100")
+}
+
+// A try that failed is repeated when Options say, not when the store is looked into
+// next.
+func TestAlertBackoff(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		start, tries := time.Now(), []time.Duration{}
+		meter, err := metering.New(metering.NewMemory(nil), &meteringtest.Sink{}, &metering.Options{
+			Tools: map[string]metering.Tool{"search": {Units: 100}},
+			Alerts: &metering.AlertOptions{
+				Store: metering.NewMemoryAlerts(nil), Percent: []int{100}, Backoff: 10 * time.Millisecond,
+				Tell: func(_ context.Context, a metering.Alert) error {
+					if a.Percent != 100 {
+						return nil
+					}
+					if tries = append(tries, time.Since(start)); len(tries) < 4 {
+						return errors.New("the receiver is away")
+					}
+					return nil
+				},
+			},
+		})
+		require.NoError(t, err)
+		ctx, cancel := context.WithCancel(t.Context())
+		ended := make(chan error)
+		go func() { ended <- meter.Run(ctx) }()
+		synctest.Wait()
+		_, err = invoke(tenant.NewContext(ctx, newTenant(tenant.Free)), metering.WithMetering(meter, "search", ok), "search", nil)
+		require.NoError(t, err)
+		time.Sleep(time.Minute)
+		cancel()
+		require.NoError(t, <-ended)
+		require.Equal(t, []time.Duration{0, 10 * time.Millisecond, 30 * time.Millisecond, 70 * time.Millisecond}, tries)
+	})
 }
 
 // Three replicas cross at once, and each threshold is told once. Mutation: with a

@@ -141,6 +141,9 @@ func (w *watcher) tell(ctx context.Context, a Alert) {
 	if err := w.o.Store.Release(ctx, a, again); err != nil {
 		w.log.LogAttrs(ctx, slog.LevelWarn, "told alert not noted down, it will be told again", slog.String("event", a.ID), slog.Any("err", err))
 	}
+	if again > 0 {
+		time.AfterFunc(again, func() { nudge(w.due) })
+	}
 	if count != nil {
 		count.Add(1) // when all is noted down: whoever sees it may go by that
 	}
