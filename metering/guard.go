@@ -3,6 +3,8 @@ package metering
 import (
 	"context"
 	"errors"
+	"fmt"
+	"log/slog"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -29,6 +31,7 @@ type guard struct {
 	leased  *Leased // limiter, if it can answer without being asked
 	budget  time.Duration
 	now     func() time.Time
+	log     *slog.Logger
 	permits chan struct{}
 	outages atomic.Int64 // breaker openings that have ended
 
@@ -39,14 +42,15 @@ type guard struct {
 
 	mu       sync.Mutex
 	failures int           // in a row
+	openedAt time.Time     // when the breaker was
 	probeAt  time.Time     // when an open breaker lets the next question through
 	probing  bool          // somebody asks beside the calls while the breaker is open
 	returned chan struct{} // closed when the limiter answers again; nil if nobody waits
 }
 
-func newGuard(l Limiter, budget time.Duration, now func() time.Time) *guard {
+func newGuard(l Limiter, budget time.Duration, now func() time.Time, log *slog.Logger) *guard {
 	leased, _ := l.(*Leased)
-	return &guard{limiter: l, leased: leased, budget: budget, now: now, permits: make(chan struct{}, atOnce(l)), local: NewMemory(now)}
+	return &guard{limiter: l, leased: leased, budget: budget, now: now, log: log, permits: make(chan struct{}, atOnce(l)), local: NewMemory(now)}
 }
 
 // atOnce is how many questions l is asked at once: inFlight, or as many as l
@@ -131,6 +135,9 @@ func (g *guard) ask(ctx context.Context, question func(context.Context) error) e
 	if err != nil && ctx.Err() != nil {
 		return err // the caller gave up: that says nothing about the limiter
 	}
+	if err != nil && asked.Err() != nil {
+		err = fmt.Errorf("no answer within %v: %w", g.budget, err)
+	}
 	g.report(err)
 	return err
 }
@@ -188,6 +195,7 @@ func (g *guard) report(err error) {
 	if err == nil {
 		if g.failures >= breakerFailures {
 			g.outages.Add(1)
+			g.log.LogAttrs(context.Background(), slog.LevelInfo, "limiter is back", slog.Duration("away", g.now().Sub(g.openedAt)))
 		}
 		g.failures = 0
 		g.local.forgetKeys() // the journal has told the limiter of them, or will
@@ -198,7 +206,12 @@ func (g *guard) report(err error) {
 		return
 	}
 	if g.failures++; g.failures >= breakerFailures {
-		g.probeAt = g.now().Add(breakerProbe)
+		now := g.now()
+		g.probeAt = now.Add(breakerProbe)
+		if g.failures == breakerFailures {
+			g.openedAt = now
+			g.log.LogAttrs(context.Background(), slog.LevelWarn, "limiter is away, calls don't ask it until it is back", slog.Any("err", err))
+		}
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	"maps"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/mcpsaas/mcpsaas/metering/usage"
@@ -118,6 +119,7 @@ type Meter struct {
 	observe func(Observation)
 	watch   *watcher
 	loops   []func(context.Context) error // what Run runs
+	running atomic.Bool
 
 	processes int64
 	restorer  Restorer // nil if there is no journal
@@ -175,7 +177,7 @@ func New(limiter Limiter, sink usage.Sink, opts *Options) (*Meter, error) {
 		behind = leased
 	}
 	m := &Meter{
-		guard:     newGuard(behind, o.Budget, o.Now),
+		guard:     newGuard(behind, o.Budget, o.Now, o.Logger),
 		sink:      sink,
 		tools:     maps.Clone(o.Tools),
 		plans:     make(map[tenant.Plan]*compiledPlan, len(o.Plans)),
@@ -230,10 +232,10 @@ func (o Options) validate(limiter Limiter, sink usage.Sink) error {
 		errs = append(errs, errors.New("Journal: is a spool of usage events, which is for the sink: usage.OpenJournal opens a journal"))
 	}
 	if _, ok := limiter.(Restorer); o.Journal != nil && !ok {
-		errs = append(errs, errors.New("Journal: the limiter is no Restorer"))
+		errs = append(errs, fmt.Errorf("Journal: the limiter, a %T, is no Restorer; a redisquota.Limiter is", limiter))
 	}
 	if _, ok := limiter.(Seeder); o.Ledger != nil && !ok {
-		errs = append(errs, errors.New("Ledger: the limiter is no Seeder"))
+		errs = append(errs, fmt.Errorf("Ledger: the limiter, a %T, is no Seeder; a redisquota.Limiter is", limiter))
 	}
 	if o.Processes < 1 {
 		errs = append(errs, fmt.Errorf("Processes: %d is negative", o.Processes))

@@ -3,7 +3,9 @@ package metering_test
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"strconv"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -98,7 +100,8 @@ func TestOutagePolicy(t *testing.T) {
 func TestBreaker(t *testing.T) {
 	t.Parallel()
 	limiter, clock := newBreakable()
-	b := newBenchOn(t, limiter, clock, nil)
+	var log strings.Builder
+	b := newBenchOn(t, limiter, clock, &metering.Options{Logger: slog.New(slog.NewTextHandler(&log, nil))})
 	search := metering.WithMetering(b.meter, "search", ok)
 	try := func() error {
 		_, err := invoke(b.ctx(t), search, "search", nil)
@@ -121,6 +124,8 @@ func TestBreaker(t *testing.T) {
 	require.NoError(t, try())
 	require.NoError(t, try())
 	require.False(t, b.meter.Stats().BreakerOpen)
+	require.Equal(t, 1, strings.Count(log.String(), "limiter is away"))
+	require.Equal(t, 1, strings.Count(log.String(), "limiter is back\" away=2s"))
 }
 
 func TestCheckClosesTheBreaker(t *testing.T) {

@@ -11,13 +11,17 @@ import (
 // whether it is there again, tells it what Options.Journal has kept, compares its
 // counters with Options.Ledger, and tells alerts. It returns nil once that has
 // ended in good order, within seconds. Call it once, for as long as the server
-// serves.
+// serves; while it runs, another call is an error.
 //
 // A Meter that does not run works: it asks the limiter for every call. But then
 // nobody is told of thresholds, what the journal keeps waits there, a counter that
 // was lost stays empty, and while the limiter is away, one call a second asks it: if
 // it hangs, for as long as Options.Budget.
 func (m *Meter) Run(ctx context.Context) error {
+	if !m.running.CompareAndSwap(false, true) {
+		return errors.New("metering: run meter: it is running already")
+	}
+	defer m.running.Store(false)
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	errs := make([]error, len(m.loops))

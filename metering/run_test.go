@@ -30,6 +30,16 @@ func run(t testing.TB, m *metering.Meter) (stop func()) {
 	return stop
 }
 
+func TestRunOnce(t *testing.T) {
+	t.Parallel()
+	limiter, clock := newBreakable()
+	b := newBenchOn(t, limiter, clock, nil)
+	stop := run(t, b.meter)
+	require.ErrorContains(t, b.meter.Run(t.Context()), "it is running already")
+	stop()
+	run(t, b.meter)
+}
+
 // A meter that runs asks seldom for a large plan, and returns what is left when
 // it ends; quota and bill agree to the unit.
 func TestMeterLeases(t *testing.T) {

@@ -161,7 +161,7 @@ func TestUsageInAnOutage(t *testing.T) {
 	}
 	_, err := s.ReadResource(t.Context(), &mcp.ReadResourceParams{URI: "usage://current"})
 	require.ErrorContains(t, err, told)
-	require.Equal(t, 5, strings.Count(log.String(), errAway.Error()), "once for each question, and not for those that were not asked")
+	require.Equal(t, 5, strings.Count(log.String(), "limiter can't be asked"), "once for each question, and not for those that were not asked")
 	_, err = b.meter.Remaining(b.ctx(t))
 	require.ErrorIs(t, err, metering.ErrUnavailable)
 }
