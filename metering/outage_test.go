@@ -17,6 +17,7 @@ import (
 	"github.com/mcpsaas/mcpsaas/metering"
 	"github.com/mcpsaas/mcpsaas/metering/meteringtest"
 	"github.com/mcpsaas/mcpsaas/metering/redisquota"
+	"github.com/mcpsaas/mcpsaas/metering/usage"
 	"github.com/mcpsaas/mcpsaas/tenancy/tenant"
 )
 
@@ -75,6 +76,7 @@ func TestOutagePolicy(t *testing.T) {
 	require.ErrorIs(t, err, metering.ErrUnavailable)
 	require.NotErrorIs(t, err, metering.ErrQuotaExceeded)
 	require.EqualError(t, err, "metering_unavailable: report can't be metered for plan free at the moment; retry in 1s")
+	require.Equal(t, usage.Denied, b.sink.Events()[0].Outcome)
 
 	b.tenant = newTenant(tenant.Starter)
 	for range 50 {

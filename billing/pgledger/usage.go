@@ -19,7 +19,7 @@ type ToolUsage struct {
 	Units int64 // what was charged
 	Calls int64 // of which the rest
 	OK    int64
-	// Denied calls were refused by a limit; Failed are all other calls that
+	// Denied calls were refused, see usage.Denied; Failed are all other calls that
 	// did not end well.
 	Denied, Failed int64
 }

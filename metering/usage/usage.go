@@ -22,8 +22,8 @@ type Outcome string
 // The outcomes of a call.
 const (
 	OK       Outcome = "ok"       // the tool did its work
-	Error    Outcome = "error"    // the tool, or the protocol, answered with an error
-	Denied   Outcome = "denied"   // a limit refused the call; the tool did not run
+	Error    Outcome = "error"    // the tool, the protocol or the Meter answered with an error
+	Denied   Outcome = "denied"   // refused by a limit, a plan without the tool, or for want of a limiter; the tool did not run
 	Panicked Outcome = "panicked" // the tool panicked
 	Canceled Outcome = "canceled" // the caller went away or time ran out
 	Input    Outcome = "input"    // an interim round: the tool asked for more input
@@ -52,8 +52,9 @@ type Event struct {
 	Time     time.Time     `json:"time"`
 	Duration time.Duration `json:"duration"`
 
-	// Unmetered is set when the call was let through without the limiter,
-	// which was away; its units are not in the limiter's counters.
+	// Unmetered is set when the call was let through without the limiter, which
+	// was away. Its units come into the limiter's counters later where the Meter has
+	// a Journal, and else not at all.
 	Unmetered bool `json:"unmetered,omitempty"`
 
 	// RequestID is the idempotency key that the caller gave, for support.
