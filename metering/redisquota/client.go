@@ -22,6 +22,9 @@ import (
 // otherwise: as long as a Meter waits for the answer to a call that has given up,
 // to give back what it took. It keeps a few connections ready,
 // opened in the background, so that a burst of calls does not wait for them.
+//
+// While Redis is away go-redis writes a line to standard error for each
+// connection that it can't open; redis.SetLogger changes that for the process.
 func NewClient(url string) (*redis.Client, error) {
 	o, err := redis.ParseURL(url)
 	if err != nil {
