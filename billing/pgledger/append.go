@@ -1,6 +1,7 @@
 package pgledger
 
 import (
+	"cmp"
 	"context"
 	"encoding/binary"
 	"fmt"
@@ -61,8 +62,8 @@ select count(*) from added`
 //
 // Text that PostgreSQL can't hold (NUL bytes, invalid UTF-8) is mended and
 // overlong text is cut, since an event that can never be stored would hold up
-// all behind it. An event without a UUID, tenant or time, or with negative
-// units, is an error.
+// all behind it. One that is not valid (Event.Validate) is an error, and no sink
+// has taken it.
 func (l *Ledger) Append(ctx context.Context, events []usage.Event) (added int, err error) {
 	if len(events) == 0 {
 		return 0, nil
@@ -119,16 +120,8 @@ func columnsOf(events []usage.Event) (c columns, tenants array, err error) {
 	for i := range events {
 		e := &events[i]
 		var id pgtype.UUID
-		if err := id.Scan(e.ID); err != nil || len(e.ID) != 36 {
-			return c, tenants, fmt.Errorf("id %.40q is not a UUID", e.ID)
-		}
-		switch {
-		case e.Tenant.IsZero():
-			return c, tenants, fmt.Errorf("event %s has no tenant", e.ID)
-		case e.Time.IsZero():
-			return c, tenants, fmt.Errorf("event %s has no time", e.ID)
-		case e.Units < 0:
-			return c, tenants, fmt.Errorf("event %s has %d units", e.ID, e.Units)
+		if err := cmp.Or(e.Validate(), id.Scan(e.ID)); err != nil {
+			return c, tenants, err
 		}
 		owner, ok := known[e.Tenant]
 		if !ok {

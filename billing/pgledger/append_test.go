@@ -67,9 +67,9 @@ func TestAppendRefuses(t *testing.T) {
 		want  string
 	}{
 		"id":     {func(e *usage.Event) { e.ID = "' or 1=1" }, "is not a UUID"},
-		"tenant": {func(e *usage.Event) { e.Tenant = tenant.ID{} }, "no tenant"},
-		"time":   {func(e *usage.Event) { e.Time = time.Time{} }, "no time"},
-		"units":  {func(e *usage.Event) { e.Units = -1 }, "-1 units"},
+		"tenant": {func(e *usage.Event) { e.Tenant = tenant.ID{} }, "Tenant: is empty"},
+		"time":   {func(e *usage.Event) { e.Time = time.Time{} }, "Time: is zero"},
+		"units":  {func(e *usage.Event) { e.Units = -1 }, "Units: -1 is negative"},
 	} {
 		good, bad := b.event(id, 1), b.event(id, 1)
 		tc.spoil(&bad)

@@ -111,5 +111,5 @@ func TestBackfillPages(t *testing.T) {
 	require.ErrorIs(t, err, broken)
 	require.Equal(t, 1, did.Added, "what came before is added")
 	_, err = b.Backfill(t.Context(), offered(usage.Event{ID: tenant.NewID().String()}), "ann", "test", false)
-	require.ErrorContains(t, err, "has no tenant")
+	require.ErrorContains(t, err, "Tenant: is empty")
 }

@@ -58,6 +58,9 @@ func (s *Sink) Record(ctx context.Context, e usage.Event) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
+	if err := e.Validate(); err != nil {
+		return err
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.err != nil {

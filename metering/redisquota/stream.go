@@ -233,12 +233,15 @@ func (s *Stream) shard(id tenant.ID) int {
 }
 
 // Record implements [usage.Sink]. An error says that the event is not there and
-// won't be: [ErrNotDurable] and [ErrStreamFull], that Redis is away or that it
-// refused. It waits for at most Budget, whatever becomes of ctx meanwhile: it
+// won't be: [ErrNotDurable] and [ErrStreamFull], that it is not valid, that Redis is
+// away or that it refused. It waits for at most Budget, whatever becomes of ctx meanwhile: it
 // can't take back what it has sent.
 func (s *Stream) Record(ctx context.Context, e usage.Event) error {
 	deadline := time.Now().Add(s.o.Budget)
 	if err := ctx.Err(); err != nil {
+		return fmt.Errorf("redisquota: record event: %w", err)
+	}
+	if err := e.Validate(); err != nil {
 		return fmt.Errorf("redisquota: record event: %w", err)
 	}
 	payload, err := e.AppendBinary(nil)

@@ -192,8 +192,8 @@ func (o *SpoolOptions) validate(dir string) error {
 }
 
 // Record implements [Sink] by one write to a file. It returns [ErrSpoolFull]
-// when MaxBytes are waiting, and an error when the disk does not take the
-// event; an event that was refused is not in the spool.
+// when MaxBytes are waiting, and an error when the event is not valid or the disk
+// does not take it; an event that was refused is not in the spool.
 func (s *Spool) Record(ctx context.Context, e Event) error {
 	if err := ctx.Err(); err != nil {
 		return err
@@ -202,6 +202,11 @@ func (s *Spool) Record(ctx context.Context, e Event) error {
 	defer s.mu.Unlock()
 	if s.closed {
 		return ErrSpoolClosed
+	}
+	if s.kind == usageEvents {
+		if err := e.Validate(); err != nil {
+			return err
+		}
 	}
 	record, err := appendRecord(s.buffer[:0], e)
 	if err != nil {

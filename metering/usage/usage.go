@@ -11,6 +11,9 @@ package usage
 
 import (
 	"context"
+	"errors"
+	"fmt"
+	"strings"
 	"time"
 
 	"github.com/mcpsaas/mcpsaas/tenancy/tenant"
@@ -61,9 +64,30 @@ type Event struct {
 	RequestID string `json:"request_id,omitempty"`
 }
 
+// Validate returns an error that names the field with which no store takes e: an ID
+// that is no UUID, no Tenant, no Time, or negative Units.
+func (e Event) Validate() error {
+	var err error
+	_, isUUID := parseUUID(strings.ToLower(e.ID))
+	switch {
+	case !isUUID:
+		err = errors.New("ID: is not a UUID")
+	case e.Tenant.IsZero():
+		err = errors.New("Tenant: is empty")
+	case e.Time.IsZero():
+		err = errors.New("Time: is zero")
+	case e.Units < 0:
+		err = fmt.Errorf("Units: %d is negative", e.Units)
+	default:
+		return nil
+	}
+	return fmt.Errorf("usage: event %.40q: %w", e.ID, err)
+}
+
 // Sink takes events and makes them durable. Record returns nil once the event
 // survives a crash of the process, and an error when the event may be lost. It
-// is idempotent by Event.ID and safe for concurrent use.
+// is idempotent by Event.ID and safe for concurrent use. It refuses an event that is
+// not valid (Event.Validate): a store would never take it, nor what is with it.
 //
 // A sink that knows beforehand that it would not take an event, because it is full
 // or its disk fails, says so by a method Ready(context.Context) error, if it has
