@@ -18,9 +18,11 @@ const (
 )
 
 // Run carries events into store, until ctx ends; then once more within
-// DrainTimeout, and returns nil. An event is stored again after a crash, or
-// when store returned an error after it had stored: store must be idempotent by
-// Event.ID. While store fails, events wait on the disk and are tried again, at
+// DrainTimeout, and returns nil. Events are stored again when store returned an
+// error after it had stored, and after a crash: who takes over the file that a
+// process was at begins at its start, so that all of its events come again, 4 MiB
+// (an eighth of MaxBytes, if that is less) or some 50,000. So store must be
+// idempotent by Event.ID. While store fails, events wait on the disk and are tried again, at
 // most 10 seconds apart. Only one Run may be active.
 func (s *Spool) Run(ctx context.Context, store Store) error {
 	s.mu.Lock()
