@@ -118,7 +118,7 @@ func BenchmarkQuotaSlots(b *testing.B) {
 // to Redis serves, and how much of a limit is idle in other processes' hands when
 // the first of four is refused.
 func BenchmarkQuotaLeases(b *testing.B) {
-	const calls, limit, processes = 200_000, 10_000, 4
+	const calls, processes = 200_000, 4
 	url := devtest.Redis(b).URL
 	for _, goroutines := range []int{1, 16, 64} {
 		b.Run(fmt.Sprint(goroutines, " goroutines"), func(b *testing.B) {
@@ -139,15 +139,25 @@ func BenchmarkQuotaLeases(b *testing.B) {
 			b.ReportMetric(float64(calls*len(took))/float64(scriptCalls(b, client)), "decisions/question")
 		})
 	}
-	for name, behind := range map[string]int64{"": 1, ", one ahead": 40} {
-		b.Run(fmt.Sprint("limit ", limit, ", ", processes, " processes", name), func(b *testing.B) {
+	for _, test := range []struct {
+		name   string
+		limit  metering.Limit
+		behind int64
+		paced  bool
+	}{
+		{"", metering.PerHour(10_000), 1, false},
+		{", one ahead", metering.PerHour(10_000), 40, false},
+		{", paced", metering.Per(30*time.Second, 2_000), 1, true},
+	} {
+		limit := test.limit.Units
+		b.Run(fmt.Sprint("limit ", limit, ", ", processes, " processes", test.name), func(b *testing.B) {
 			var idle []float64
 			var decisions, questions int64
 			_, client := newLimiter(b, url)
 			for b.Loop() {
 				require.NoError(b, client.Do(b.Context(), "config", "resetstat").Err())
-				admitted := useUp(b, url, processes, behind, limit)
-				idle = append(idle, 100*float64(limit-admitted)/limit)
+				admitted := useUp(b, url, processes, test.limit, test.behind, test.paced)
+				idle = append(idle, 100*float64(limit-admitted)/float64(limit))
 				decisions += admitted
 				questions += scriptCalls(b, client)
 			}
@@ -160,9 +170,10 @@ func BenchmarkQuotaLeases(b *testing.B) {
 
 // useUp has processes call until the first of them is refused, and returns how many
 // calls were admitted by then. Each goroutine of the others makes one call to
-// behind of the first.
-func useUp(b *testing.B, url string, processes int, behind, limit int64) int64 {
-	r := metering.Request{Tenant: tenant.NewID(), Units: 1, Bounds: []metering.Bound{{Limit: metering.PerHour(limit)}}}
+// behind of the first. Paced, one of the first makes 50 calls a second, and one of
+// the others a call in 600 ms.
+func useUp(b *testing.B, url string, processes int, limit metering.Limit, behind int64, paced bool) int64 {
+	r := metering.Request{Tenant: tenant.NewID(), Units: 1, Bounds: []metering.Bound{{Limit: limit}}}
 	var admitted, ahead atomic.Int64
 	var refused atomic.Bool
 	var group sync.WaitGroup
@@ -171,7 +182,15 @@ func useUp(b *testing.B, url string, processes int, behind, limit int64) int64 {
 		leased := lease(b, limiter)
 		for range 4 {
 			group.Go(func() {
+				pace := time.NewTicker(20 * time.Millisecond)
+				defer pace.Stop()
+				if process > 0 {
+					pace.Reset(600 * time.Millisecond)
+				}
 				for calls := int64(0); !refused.Load(); {
+					if paced {
+						<-pace.C
+					}
 					if behind > 1 && process > 0 && calls*behind > ahead.Load() {
 						runtime.Gosched()
 						continue
