@@ -345,6 +345,9 @@ func (m *Meter) record(ctx context.Context, e usage.Event, tries int) (err error
 
 func (m *Meter) tellObserver(c *call, e usage.Event) {
 	if m.observe != nil {
+		if c.decision.Replay {
+			e.Units = 0
+		}
 		m.observe(Observation{Plan: e.Plan, Tool: e.Tool, Outcome: e.Outcome, Source: c.decision.Source, Units: e.Units, Duration: e.Duration, Over: c.over})
 	}
 }

@@ -290,9 +290,14 @@ func TestObserve(t *testing.T) {
 	b.tenant.Plan = tenant.Free
 	_, _ = invoke(b.ctx(t), metering.WithMetering(b.meter, "report", ok), "report", nil)
 	_, _ = invoke(b.ctx(t), metering.WithMetering(b.meter, "report", fails), "report", nil)
+	for range 2 {
+		_, _ = invoke(b.ctx(t), metering.WithMetering(b.meter, "report", ok), "report", withKey("k"))
+	}
 	require.Equal(t, []metering.Observation{
 		{Plan: tenant.Free, Tool: "report", Outcome: usage.OK, Source: metering.SourceLimiter, Units: 20},
 		{Plan: tenant.Free, Tool: "report", Outcome: usage.Error, Source: metering.SourceLimiter},
+		{Plan: tenant.Free, Tool: "report", Outcome: usage.OK, Source: metering.SourceLimiter, Units: 20},
+		{Plan: tenant.Free, Tool: "report", Outcome: usage.OK, Source: metering.SourceLimiter}, // paid for
 	}, seen)
 }
 

@@ -92,7 +92,9 @@ type Observation struct {
 
 	// Outcome and Units are those of the call's event, whether or not that could be
 	// recorded. But a call whose answer was withheld because it could not, see
-	// [ErrNotRecorded], has 0 units and an outcome that is not usage.OK.
+	// [ErrNotRecorded], has 0 units and an outcome that is not usage.OK. A call that
+	// an earlier one under its idempotency key has paid for, whose event it shares,
+	// has 0 units too.
 	Outcome usage.Outcome
 	Units   int64
 
