@@ -138,6 +138,7 @@ func (s *Spool) takeOver(sl *slot) error {
 	slices.Sort(paths)
 	var found []*segment
 	var first time.Time
+	var forced error
 	for _, path := range paths {
 		seg, from, err := s.scan(sl, path)
 		if err != nil {
@@ -149,6 +150,10 @@ func (s *Spool) takeOver(sl *slot) error {
 		if first.IsZero() {
 			first = from
 		}
+		// Its process may have died before it forced the last of it to the disk.
+		if err := s.force(path); err != nil {
+			seg.doubt, forced = true, err
+		}
 		found = append(found, seg)
 	}
 	if len(found) == 0 && sl != s.own {
@@ -158,6 +163,9 @@ func (s *Spool) takeOver(sl *slot) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.queue = append(found, s.queue...)
+	if forced != nil {
+		s.syncErr = forced
+	}
 	for _, seg := range found {
 		s.stats.Events += seg.events
 		s.stats.Bytes += seg.size

@@ -78,6 +78,16 @@ func (s *Spool) sync() error {
 	return err
 }
 
+// force forces a file to the disk that another process wrote.
+func (s *Spool) force(path string) error {
+	f, err := os.OpenFile(path, os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	return s.fsync(f)
+}
+
 // syncNames forces the names of this process' files to the disk, where directories
 // can be synced.
 func (s *Spool) syncNames() error {

@@ -96,6 +96,26 @@ func TestSyncForcesWhatWasWritten(t *testing.T) {
 	require.Equal(t, all[len(all)-1:], d.since(), "the last of it")
 }
 
+// What a process wrote that has died is forced to the disk by the one that takes it
+// over, and in doubt if that fails. Mutations seen here: without either.
+func TestTakeOverForces(t *testing.T) {
+	t.Parallel()
+	d := &disk{}
+	s, dir := openOn(t, d, usage.SpoolOptions{})
+	died := open(t, dir, nil)
+	record(t, died, 1)
+	left := files(t, dir)
+	require.Len(t, left, 1)
+	require.NoError(t, died.Close())
+	d.breaks(left[0])
+	require.NoError(t, s.Adopt())
+	require.Equal(t, left, d.since())
+	require.ErrorContains(t, s.Check(t.Context()), "not synced")
+	run(t, s, &meteringtest.Store{})
+	flush(t, s)
+	require.Eventually(t, func() bool { return s.Check(t.Context()) == nil }, time.Minute, time.Millisecond)
+}
+
 // Mutation seen here: without the goroutine nothing is synced.
 func TestRunSyncs(t *testing.T) {
 	t.Parallel()
