@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -104,15 +105,24 @@ func lockSlot(dir string) (*slot, error) {
 	return &slot{dir: dir, lock: lock}, nil
 }
 
+// glob returns the paths below dir that match, whatever characters dir has itself.
+func glob(dir, pattern string) ([]string, error) {
+	paths, err := fs.Glob(os.DirFS(dir), pattern)
+	for i, path := range paths {
+		paths[i] = filepath.Join(dir, path)
+	}
+	return paths, err
+}
+
 // adopt takes over what dead processes have left.
 func (s *Spool) adopt() error {
-	dirs, err := filepath.Glob(filepath.Join(s.dir, s.kind.pattern()))
+	dirs, err := glob(s.dir, s.kind.pattern())
 	if err != nil {
 		return err
 	}
 	var errs []error
 	for _, dir := range dirs {
-		if left, err := filepath.Glob(filepath.Join(dir, "*"+segmentSuffix)); err != nil || len(left) == 0 || dir == s.own.dir {
+		if left, err := glob(dir, "*"+segmentSuffix); err != nil || len(left) == 0 || dir == s.own.dir {
 			continue
 		}
 		sl, err := lockSlot(dir)
@@ -131,7 +141,7 @@ func (s *Spool) adopt() error {
 // process writes itself. It ends the lock if there are none, and it is not our
 // own.
 func (s *Spool) takeOver(sl *slot) error {
-	paths, err := filepath.Glob(filepath.Join(sl.dir, "*"+segmentSuffix))
+	paths, err := glob(sl.dir, "*"+segmentSuffix)
 	if err != nil {
 		return err
 	}

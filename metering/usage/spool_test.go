@@ -441,6 +441,18 @@ func TestRecordRefusesHugeEvents(t *testing.T) {
 	require.Zero(t, s.Stats().Events)
 }
 
+// A directory may be named as a pattern is written.
+func TestNameThatIsAPattern(t *testing.T) {
+	t.Parallel()
+	dir := filepath.Join(t.TempDir(), "shop[1]*?")
+	for i := range 3 { // each takes over what is left
+		s := open(t, dir, nil)
+		require.EqualValues(t, i, s.Stats().Events)
+		record(t, s, 1)
+		require.NoError(t, s.Close())
+	}
+}
+
 func TestNoLeaks(t *testing.T) {
 	devtest.NoLeaks(t)
 	s := open(t, t.TempDir(), nil)

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"path/filepath"
 	"time"
 )
 
@@ -61,7 +60,7 @@ func (s *Spool) Check(context.Context) error {
 			errs = append(errs, fmt.Errorf("last events not stored: %w", storeErr))
 		}
 	}
-	if bad, _ := filepath.Glob(filepath.Join(s.dir, s.kind.pattern(), "*"+badSuffix)); len(bad) > 0 {
+	if bad, _ := glob(s.dir, s.kind.pattern()+"/*"+badSuffix); len(bad) > 0 {
 		errs = append(errs, fmt.Errorf("%d damaged files", len(bad)))
 	}
 	degraded := false
