@@ -83,6 +83,9 @@ func alerting(t *testing.T, opts *metering.Options, alerts metering.AlertOptions
 	t.Helper()
 	e := &ear{}
 	alerts.Tell = e.tell
+	if alerts.Timeout == 0 {
+		alerts.Timeout = 1000 * time.Hour // the clock is moved on while they are told: nobody is to take them for left
+	}
 	if opts == nil {
 		opts = &metering.Options{}
 	}
